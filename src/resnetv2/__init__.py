@@ -1,0 +1,89 @@
+"""The ResNet50-v2 (pre-activation ResNet) one can trust from a published checkpoint to production.
+
+Public names are imported when they are first used, so that ``import resnetv2`` stays fast and needs no torch.
+Modules are nouns and functions are verbs, so that no name is both.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "Classifier": "inference",
+    "ConfigError": "errors",
+    "DataError": "errors",
+    "Error": "errors",
+    "MissingExtra": "errors",
+    "ModelFileError": "errors",
+    "Prediction": "inference",
+    "Preprocessing": "preprocess",
+    "ResNetV2": "model",
+    "ResNetV2Config": "config",
+    "TrainConfig": "recipes",
+    "create_model": "model",
+    "demo": "digits",
+    "evaluate": "evaluation.run",
+    "info": "inference",
+    "list_models": "config",
+    "load": "inference",
+    "predict": "inference",
+    "train": "training.run",
+    "verify": "inference",
+}
+
+__all__ = [
+    "Classifier",
+    "ConfigError",
+    "DataError",
+    "Error",
+    "MissingExtra",
+    "ModelFileError",
+    "Prediction",
+    "Preprocessing",
+    "ResNetV2",
+    "ResNetV2Config",
+    "TrainConfig",
+    "__version__",
+    "create_model",
+    "demo",
+    "evaluate",
+    "info",
+    "list_models",
+    "load",
+    "predict",
+    "train",
+    "verify",
+]
+
+if TYPE_CHECKING:
+    from resnetv2.config import ResNetV2Config, list_models
+    from resnetv2.digits import demo
+    from resnetv2.errors import ConfigError, DataError, Error, MissingExtra, ModelFileError
+    from resnetv2.evaluation.run import evaluate
+    from resnetv2.inference import Classifier, Prediction, info, load, predict, verify
+    from resnetv2.model import ResNetV2, create_model
+    from resnetv2.preprocess import Preprocessing
+    from resnetv2.recipes import TrainConfig
+    from resnetv2.training.run import train
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "torch":
+            raise
+        from resnetv2.errors import MissingExtra
+
+        raise MissingExtra(f"resnetv2.{name}", "train") from error
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,63 @@
+"""The command line: parse, call one public function, print. Results go to stdout, everything else to stderr.
+
+Nothing here imports torch, NumPy or Pillow before a command needs them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+from resnetv2 import __version__
+from resnetv2.cli import demo, evaluate, info, models, predict, train, verify
+from resnetv2.errors import Error, Interrupted
+
+COMMANDS = (demo, train, evaluate, predict, verify, info, models)  # in the order in which a newcomer meets them
+EPILOG = "exit codes: 0 done, 1 a bug of resnetv2, 2 something to mend (said on stderr), 130 or 143 stopped by a signal"
+
+
+def main(words: Sequence[str]) -> int:
+    """Run one command and return its exit code."""
+    args = make_parser().parse_args(words)
+    try:
+        code: int = args.run(args)
+        sys.stdout.flush()
+        return code
+    except Error as error:
+        print(f"resnetv2 {args.command}: error: {error}", file=sys.stderr)
+        return 2
+    except Interrupted as stop:
+        return stop.exit_code
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of stdout went away, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of every command."""
+    parser = _Parser(
+        prog="resnetv2",
+        description="ResNet50-v2: train on a folder of pictures, evaluate, predict, prove that a model file is whole.",
+        epilog=EPILOG,
+    )
+    parser.add_argument("--version", action="version", version=f"resnetv2 {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    for command in COMMANDS:
+        command.add(commands)
+    return parser
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors follow the project's form, and whose lines keep a terminal's width within reason."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})  # type: ignore[arg-type]
+
+    def error(self, message: str) -> NoReturn:
+        print(f"{self.prog}: error: {message} (see {self.prog} --help)", file=sys.stderr)
+        sys.exit(2)

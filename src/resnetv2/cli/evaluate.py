@@ -1,0 +1,56 @@
+"""``resnetv2 evaluate``."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command's parser."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="measure a model on labelled pictures",
+        description="Measure a model on one split; every picture counts once. Classes are matched by name.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="model file, such as RUN/best.safetensors")
+    parser.add_argument("data", metavar="DATA", help="folder of pictures, or CSV manifest; it is only read")
+    parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="(default: %(default)s)")
+    parser.add_argument(
+        "--batch-size", type=int, default=32, metavar="B", help="pictures at a time (default: %(default)s)"
+    )
+    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, mps (default: %(default)s)")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluate and print the figures."""
+    import resnetv2
+    from resnetv2.cli.show import print_json
+
+    report = resnetv2.evaluate(args.model, args.data, split=args.split, batch_size=args.batch_size, device=args.device)
+    if args.json:
+        print_json(report)
+    else:
+        _print_report(report)
+    return 0
+
+
+def _print_report(report: dict[str, Any]) -> None:
+    from resnetv2.cli.show import print_table
+
+    low, high = report["top1_ci95"]
+    print(
+        f"top-1  {report['top1']:.2%}  "
+        f"(95 % interval {low:.2%} – {high:.2%}, n = {report['n']:,}, split {report['split']})"
+    )
+    if report["top5"] is not None:
+        print(f"top-5  {report['top5']:.2%}")
+    names = [entry["label"] for entry in report["per_class"]]
+    rows = []
+    for i, entry in enumerate(report["per_class"]):
+        recall = "–" if entry["recall"] is None else f"{entry['recall']:.1%}"
+        mistakes = sorted(((n, names[j]) for j, n in enumerate(report["confusion"][i]) if n and j != i), reverse=True)
+        rows.append((entry["label"], f"{entry['n']:,}", recall, ", ".join(f"{name} ×{n}" for n, name in mistakes[:5])))
+    print_table(("class", "n", "recall", "taken for"), rows)

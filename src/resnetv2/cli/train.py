@@ -1,0 +1,66 @@
+"""``resnetv2 train``."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+
+from resnetv2.recipes import TrainConfig, parse_settings
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command's parser."""
+    default = TrainConfig()
+    parser = commands.add_parser(
+        "train",
+        help="train a ResNet-v2 on a folder of labelled pictures",
+        description="Train a ResNet-v2 from scratch. DATA is root/{train,val,test}/class/*, or root/class/* (split by "
+        "itself, the same way every time), or a CSV with the columns image_path,label[,split].",
+        epilog="Ctrl-C saves first; continue with --resume. --set takes any field of TrainConfig, such as hflip=0, "
+        "crop_scale=0.5,1, weight_decay=1e-4, drop_path_rate=0.05, memory=recompute, model.stem=3x3, dialect=keras.",
+    )
+    parser.add_argument("data", metavar="DATA", help="folder of pictures, or CSV manifest; it is only read")
+    parser.add_argument("--out", required=True, metavar="RUN", help="new folder for the run")
+    parser.add_argument("--arch", metavar="NAME", help=f"architecture; see resnetv2 models (default: {default.arch})")
+    parser.add_argument("--epochs", type=int, metavar="N", help=f"passes over the pictures (default: {default.epochs})")
+    parser.add_argument(
+        "--image-size", type=int, metavar="PX", help=f"side of the network's input (default: {default.image_size})"
+    )
+    parser.add_argument("--batch-size", type=int, metavar="B", help=f"pictures a step (default: {default.batch_size})")
+    parser.add_argument("--lr", type=float, help="peak learning rate (default: 0.1 for a batch of 256, in proportion)")
+    parser.add_argument("--seed", type=int, metavar="S", help=f"of every random choice (default: {default.seed})")
+    parser.add_argument("--device", metavar="D", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any other setting; repeatable")
+    parser.add_argument("--resume", action="store_true", help="continue the run in RUN from its newest checkpoint")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train and print where the model is and what to do with it."""
+    import resnetv2
+    from resnetv2.cli.show import print_json
+
+    result = resnetv2.train(
+        args.data,
+        out=args.out,
+        arch=args.arch,
+        epochs=args.epochs,
+        image_size=args.image_size,
+        batch_size=args.batch_size,
+        lr=args.lr,
+        seed=args.seed,
+        device=args.device,
+        set=parse_settings(args.set),
+        resume=args.resume,
+    )
+    if args.json:
+        print_json({k: str(v) if k in ("out", "best", "last") else v for k, v in asdict(result).items()})
+        return 0
+    low, high = result.val_top1_ci95
+    print(f"{result.best}")
+    print(
+        f"best epoch {result.best_epoch} of {result.epochs}: top-1 {result.val_top1:.2%} of {result.val_n:,} "
+        f"validation pictures (95 % interval {low:.1%} – {high:.1%})"
+    )
+    return 0

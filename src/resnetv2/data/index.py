@@ -1,0 +1,243 @@
+"""Which pictures there are, what they show, and which split each belongs to. The folder is only ever read."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from resnetv2.errors import DataError, unknown
+from resnetv2.files import replace_file
+from resnetv2.preprocess import SUFFIXES
+
+SPLITS = ("train", "val", "test")
+_ALIASES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+_SHOWN = 10  # problems spelled out in one message; the rest are counted
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Pictures of one split: n paths and n class indices (int64)."""
+
+    paths: tuple[Path, ...]
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+
+@dataclass(frozen=True)
+class Index:
+    """Every picture with its label and split; ``classes[label]`` is the class name."""
+
+    root: Path
+    paths: tuple[str, ...]  # relative to root
+    labels: np.ndarray  # int64
+    splits: np.ndarray  # text, of SPLITS
+    classes: tuple[str, ...]
+
+    def split(self, name: str) -> Samples:
+        """Return the pictures of a split.
+
+        Raises:
+            DataError: there is no such split here, naming those that are.
+        """
+        chosen = np.flatnonzero(self.splits == name)
+        if not len(chosen):
+            there = [s for s in SPLITS if (self.splits == s).any()]
+            raise DataError(f"{self.root} has no {name!r} split; it has {', '.join(map(repr, there))}")
+        return Samples(tuple(self.root / self.paths[i] for i in chosen), self.labels[chosen])
+
+    def counts(self) -> dict[str, int]:
+        """Return the number of pictures in each split."""
+        return {s: int((self.splits == s).sum()) for s in SPLITS}
+
+    def write_csv(self, path: Path) -> None:
+        """Write the manifest ``image_path,label,split``, with paths relative to the data."""
+        with (
+            replace_file(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
+            rows = csv.writer(file)
+            rows.writerow(("image_path", "label", "split"))
+            rows.writerows(zip(self.paths, (self.classes[i] for i in self.labels), self.splits, strict=True))
+
+    def digest(self) -> str:
+        """Return the SHA-256 of paths, labels and splits: two runs with the same one trained on the same list."""
+        text = "\n".join(
+            f"{p}\t{self.classes[i]}\t{s}" for p, i, s in zip(self.paths, self.labels, self.splits, strict=True)
+        )
+        return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
+
+
+def natural_key(name: str) -> list[tuple[int, int, str]]:
+    """Sort key under which numbers inside names count as numbers: "2" before "10", "img9" before "img10"."""
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+
+
+def read_index(data: Path) -> Index:
+    """Find the pictures of a folder or a CSV manifest.
+
+    ``root/{train,val,test}/class/*``, ``root/class/*`` (split here, the same way every time) or a CSV with the columns
+    ``image_path,label`` and optionally ``split``, paths relative to the CSV. Classes are sorted by ``natural_key``.
+
+    Raises:
+        DataError: missing, empty, no pictures, or classes that cannot be used; all problems at once.
+    """
+    if not data.exists():
+        raise DataError(f"no such folder or CSV file: {data}")
+    if data.is_dir():
+        rows = _read_folder(data)
+        root = data
+    elif data.suffix.lower() == ".csv":
+        root = data.parent
+        rows = _read_csv(data, root)
+    else:
+        raise DataError(f"{data} is neither a folder of pictures nor a .csv file (archives must be unpacked first)")
+    return _build(root, rows)
+
+
+def read_saved_index(path: Path, data: Path) -> Index:
+    """Read the manifest that a run saved, for the data it was made of; the splits are the saved ones."""
+    root = data if data.is_dir() else data.parent
+    return _build(root, _read_csv(path, root))
+
+
+def find_pictures(folder: Path) -> list[Path]:
+    """Return the pictures below a folder by their endings, in natural order.
+
+    Hidden files are left out, and links to folders are not followed.
+    """
+    found = []
+    for base, folders, files in os.walk(folder):
+        folders[:] = [f for f in folders if not f.startswith(".")]
+        found += [Path(base, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in SUFFIXES]
+    return sorted(found, key=lambda p: natural_key(p.relative_to(folder).as_posix()))
+
+
+def assign_splits(paths: Sequence[str], labels: Sequence[str], splits: Sequence[str]) -> list[str]:
+    """Give every picture without a split one: 80 % train, 10 % val, 10 % test in each class, by a hash of its path.
+
+    Where only "train" was given, a tenth of it becomes "val". Splits that were given are kept.
+    """
+    given = set(splits)
+    if "val" in given and "" not in given:
+        return list(splits)
+    movable = "" if "" in given else "train"
+    shares = {"val": 0.1} if movable == "train" or "test" in given else {"val": 0.1, "test": 0.1}
+    out = [s or "train" for s in splits]
+    by_class: dict[str, list[int]] = {}
+    for i, (label, split) in enumerate(zip(labels, splits, strict=True)):
+        if split == movable:
+            by_class.setdefault(label, []).append(i)
+    for members in by_class.values():
+        members.sort(key=lambda i: hashlib.sha256(paths[i].encode(errors="surrogateescape")).digest())
+        start = 0
+        for name, share in shares.items():
+            stop = min(start + max(1, round(share * len(members))), len(members) - 1)
+            for i in members[start:stop]:
+                out[i] = name
+            start = stop
+    return out
+
+
+def _build(root: Path, rows: list[tuple[str, str, str]]) -> Index:
+    if not rows:
+        raise DataError(f"no pictures in {root}: expected root/class/*.jpg or root/train/class/*.jpg ({_endings()})")
+    paths, labels, splits = map(list, zip(*rows, strict=True))
+    splits = assign_splits(paths, labels, splits)
+    problems = _class_problems(labels, splits)
+    if problems:
+        raise DataError(f"{root} cannot be used:\n  " + "\n  ".join(problems))
+    classes = tuple(sorted(set(labels), key=natural_key))
+    number = {name: i for i, name in enumerate(classes)}
+    return Index(root, tuple(paths), np.array([number[name] for name in labels], np.int64), np.array(splits), classes)
+
+
+def _class_problems(labels: Iterable[str], splits: Iterable[str]) -> list[str]:
+    count: dict[str, dict[str, int]] = {}
+    for label, split in zip(labels, splits, strict=True):
+        count.setdefault(label, dict.fromkeys(SPLITS, 0))[split] += 1
+    problems = []
+    if len(count) < 2:
+        problems.append(f"there is one class only, {next(iter(count))!r}; a classifier needs two or more")
+    for label in sorted(count, key=natural_key):
+        splits_of = count[label]
+        if sum(splits_of.values()) == 1:
+            problems.append(f"class {label!r} has a single picture; it needs one to train and one to check")
+        elif any(c["train"] for c in count.values()) and not splits_of["train"]:
+            where = " and ".join(repr(s) for s in SPLITS if splits_of[s])
+            problems.append(f"class {label!r} is in {where} but not in 'train'")
+    return _shorten(problems)
+
+
+def _read_folder(root: Path) -> list[tuple[str, str, str]]:
+    folders = sorted(
+        (f for f in root.iterdir() if f.is_dir() and not f.name.startswith(".")), key=lambda f: natural_key(f.name)
+    )
+    parts = {f: _ALIASES[f.name.lower()] for f in folders if f.name.lower() in _ALIASES}
+    if "train" in parts.values() or (parts and len(parts) == len(folders)):
+        strangers = [f.name for f in folders if f not in parts]
+        if strangers:
+            raise DataError(
+                f"{root} has splits and other folders side by side: {', '.join(map(repr, strangers[:_SHOWN]))}"
+            )
+        return [row for folder, split in parts.items() for row in _read_classes(root, folder, split)]
+    return _read_classes(root, root, "")
+
+
+def _read_classes(root: Path, parent: Path, split: str) -> list[tuple[str, str, str]]:
+    rows, empty = [], []
+    for folder in sorted((f for f in parent.iterdir() if f.is_dir()), key=lambda f: natural_key(f.name)):
+        if folder.name.startswith("."):
+            continue
+        found = find_pictures(folder)
+        if not found:
+            empty.append(folder)
+        rows += [(p.relative_to(root).as_posix(), folder.name, split) for p in found]
+    if rows and empty:
+        raise DataError("class folders without pictures:\n  " + "\n  ".join(_shorten([str(f) for f in empty])))
+    return rows
+
+
+def _read_csv(path: Path, root: Path) -> list[tuple[str, str, str]]:
+    rows, problems = [], []
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            reader = csv.DictReader(file)
+            names = reader.fieldnames or []
+            missing = [c for c in ("image_path", "label") if c not in names]
+            if missing:
+                raise DataError(
+                    f"{path} needs the columns image_path,label[,split] in its first line; got {','.join(names)}"
+                )
+            for row in reader:
+                name, label, split = (str(row.get(c) or "").strip() for c in ("image_path", "label", "split"))
+                place = f"line {reader.line_num}"
+                if not name or not label:
+                    problems.append(f"{place}: image_path or label is empty")
+                elif split and split.lower() not in _ALIASES:
+                    problems.append(f"{place}: {unknown('split', split, SPLITS)}")
+                elif not (root / name).is_file():
+                    problems.append(f"{place}: no file {root / name}")
+                rows.append((name, label, _ALIASES.get(split.lower(), "")))
+    except csv.Error as error:
+        raise DataError(f"{path} is no readable CSV: {error}") from error
+    if problems:
+        raise DataError(f"{path} has problems:\n  " + "\n  ".join(_shorten(problems)))
+    return rows
+
+
+def _shorten(problems: list[str]) -> list[str]:
+    more = len(problems) - _SHOWN
+    return problems if more <= 0 else [*problems[:_SHOWN], f"… and {more} more"]
+
+
+def _endings() -> str:
+    return " ".join(sorted(SUFFIXES))

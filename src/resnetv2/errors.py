@@ -1,0 +1,56 @@
+"""Every error a user can cause, so that it can be told from a bug.
+
+    ValueError
+    └── Error              what was expected, what was received, what to do
+        ├── DataError      pictures, folders, manifests
+        ├── ModelFileError a model file that cannot be read or trusted
+        ├── ConfigError    an architecture or a setting that cannot be
+        └── MissingExtra   a command that needs a package which is not installed
+
+The command line turns each into one message on stderr and exit code 2. Anything else that escapes is our bug,
+exit code 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class Error(ValueError):
+    """The user can mend this; the message says how."""
+
+
+class DataError(Error):
+    """Pictures, folders or manifests that cannot be used."""
+
+
+class ModelFileError(Error):
+    """A model file that is truncated, corrupt, foreign, newer than this version, or tampered with."""
+
+
+class ConfigError(Error):
+    """An architecture or a training setting that is unknown or out of range."""
+
+
+class MissingExtra(Error):
+    """A command whose optional packages are not installed."""
+
+    def __init__(self, what: str, extra: str) -> None:
+        super().__init__(f'{what} needs packages that are not installed: pip install "resnetv2[{extra}]"')
+
+
+class Interrupted(KeyboardInterrupt):
+    """A signal stopped a run after its state was saved; ``exit_code`` is 128 + the signal's number."""
+
+    def __init__(self, signal_number: int) -> None:
+        super().__init__(f"stopped by signal {signal_number}")
+        self.exit_code = 128 + signal_number
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> str:
+    """Return the message for a name that is not among ``known``, with the nearest one suggested."""
+    known = sorted(known)
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
+    return f"unknown {kind} {name!r}: {hint}"

@@ -1,0 +1,1 @@
+"""Figures one can stand behind: ``metrics`` computes them, ``run`` evaluates a model on data."""

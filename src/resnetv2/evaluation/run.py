@@ -1,0 +1,76 @@
+"""Evaluate a model on a split of data; every picture counts once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnetv2.data.index import Index, read_index
+from resnetv2.data.load import Loader
+from resnetv2.errors import DataError
+from resnetv2.evaluation.metrics import classification_report
+from resnetv2.inference import Classifier, load
+
+
+def evaluate(
+    model: str | Path | Classifier,
+    data: str | Path,
+    *,
+    split: str = "test",
+    batch_size: int = 32,
+    device: str = "auto",
+    progress: Callable[[int, int], None] | None = None,
+) -> dict[str, Any]:
+    """Measure a classifier on one split.
+
+    Args:
+        model: a model file, or a loaded classifier.
+        data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, or a CSV manifest.
+        split: "train", "val" or "test".
+        batch_size: pictures at a time; the figures do not depend on it.
+        device: "auto", "cpu", "cuda", "mps".
+        progress: called with the pictures done and the total.
+
+    Returns:
+        ``model``, ``data``, ``split`` and what ``classification_report`` gives: n, top1, top1_ci95, top5, per_class,
+        confusion.
+
+    Raises:
+        DataError: no such split, other class names than the model's (both sets are listed), or an unreadable picture.
+    """
+    index = read_index(Path(data))
+    classifier = model if isinstance(model, Classifier) else load(model, device)
+    samples = match_classes(index, classifier.classes).split(split)
+    logits = []
+    done = 0
+    for batch in Loader(samples, batch_size, classifier.header.preprocessing).batches():
+        logits.append(classifier.session(batch.pictures))
+        done += len(batch.labels)
+        if progress is not None:
+            progress(done, len(samples))
+    report = classification_report(np.concatenate(logits), samples.labels, classifier.classes)
+    name = "" if isinstance(model, Classifier) else str(model)
+    return {"model": name, "data": str(data), "split": split, **report}
+
+
+def match_classes(index: Index, classes: tuple[str, ...]) -> Index:
+    """Return the index with its labels numbered as the model numbers its classes, matched by name.
+
+    Data may lack some of the model's classes, but not the other way round.
+    """
+    strangers = [name for name in index.classes if name not in classes]
+    if strangers:
+        raise DataError(
+            f"the data has classes that the model does not know: {_list(strangers)}; "
+            f"the model knows {_list(classes)}; the data has {_list(index.classes)}"
+        )
+    number = np.array([classes.index(name) for name in index.classes], np.int64)
+    return Index(index.root, index.paths, number[index.labels], index.splits, classes)
+
+
+def _list(names: tuple[str, ...] | list[str], most: int = 12) -> str:
+    shown = ", ".join(map(repr, names[:most]))
+    return shown if len(names) <= most else f"{shown} … ({len(names)} in all)"

@@ -1,0 +1,215 @@
+"""Pictures to labels: the classifier that prediction, evaluation and verification share."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, Self
+
+import numpy as np
+
+from resnetv2.data.index import find_pictures
+from resnetv2.errors import ConfigError, DataError, MissingExtra, ModelFileError
+from resnetv2.preprocess import open_picture
+from resnetv2.weights.modelfile import Golden, Header, ModelFile, read_header, read_model_file
+
+GOLDEN_TOLERANCE = 1e-4  # of the largest logit: other processors and versions round float32 differently, by about 1e-6
+_BATCH = 32
+
+
+class Session(Protocol):
+    """Whatever turns uint8 pictures (N, H, W, 3) RGB into logits float32 (N, num_classes)."""
+
+    def __call__(self, pictures: np.ndarray) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one picture; with ``error`` there is no answer, and the reason."""
+
+    path: str
+    label: str | None = None
+    probability: float | None = None
+    top: tuple[tuple[str, float], ...] = ()
+    error: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON line: path, label, probability, top; or path and error."""
+        if self.error is not None:
+            return {"path": self.path, "error": self.error}
+        top = [{"label": label, "probability": probability} for label, probability in self.top]
+        return {"path": self.path, "label": self.label, "probability": self.probability, "top": top}
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What ``verify`` found: k golden samples, the worst difference relative to the largest logit, and the verdict."""
+
+    path: str
+    samples: int
+    worst: float
+    tolerance: float
+    same_labels: bool
+    ok: bool
+
+
+class Classifier:
+    """A network with its preprocessing and class names; made by ``load``.
+
+    Attributes:
+        header: what the model file says of itself.
+        session: computes logits.
+    """
+
+    def __init__(self, header: Header, session: Session) -> None:
+        self.header = header
+        self.session = session
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "auto") -> Self:
+        """Read a model file, check it, and make it ready on a device.
+
+        Raises:
+            ModelFileError: the file is missing, damaged, foreign, newer, tampered with, or does not fit together.
+            ConfigError: no such device.
+            MissingExtra: torch is not installed.
+        """
+        return cls.from_file(read_model_file(Path(path)), device)
+
+    @classmethod
+    def from_file(cls, file: ModelFile, device: str = "auto") -> Self:
+        """Make a model file that was read ready on a device; raises as ``load`` does."""
+        try:
+            from resnetv2.runtime.pytorch import TorchSession, build_model, choose_device
+        except ModuleNotFoundError as error:
+            raise MissingExtra("running a .safetensors model file", "train") from error
+        session = TorchSession(build_model(file), file.header.preprocessing, choose_device(device))
+        return cls(file.header, session)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names by index of the logits."""
+        return self.header.classes
+
+    def logits(self, pictures: Sequence[bytes | Path]) -> np.ndarray:
+        """Return logits float32 (N, num_classes) for encoded pictures or paths.
+
+        Raises:
+            DataError: a picture cannot be read.
+        """
+        return self.session(self.header.preprocessing.decode(pictures))
+
+    def predict(self, pictures: Iterable[str | Path], top: int = 5) -> Iterator[Prediction]:
+        """Answer every picture in order; one that cannot be read is answered with its error."""
+        if top < 1:
+            raise ConfigError(f"top must be at least 1, got {top}")
+        batch: list[tuple[str, np.ndarray | str]] = []
+        for path in pictures:
+            try:
+                batch.append((str(path), self.header.preprocessing(open_picture(Path(path)))))
+            except DataError as error:
+                batch.append((str(path), str(error)))
+            if len(batch) == _BATCH:
+                yield from self._answer(batch, top)
+                batch = []
+        yield from self._answer(batch, top)
+
+    def _answer(self, batch: list[tuple[str, np.ndarray | str]], top: int) -> Iterator[Prediction]:
+        readable = [pixels for _, pixels in batch if isinstance(pixels, np.ndarray)]
+        rows = iter(softmax(self.session(np.stack(readable))) if readable else ())
+        for path, pixels in batch:
+            if isinstance(pixels, str):
+                yield Prediction(path, error=pixels)
+                continue
+            row = next(rows)
+            best = np.argsort(-row, kind="stable")[:top]
+            ranked = tuple((self.classes[i], float(row[i])) for i in best)
+            yield Prediction(path, ranked[0][0], ranked[0][1], ranked)
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """(N, K) -> probabilities (N, K) in float64, each row summing to 1."""
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
+    result: np.ndarray = powers / powers.sum(axis=1, keepdims=True)
+    return result
+
+
+def load(model: str | Path, device: str = "auto") -> Classifier:
+    """Load a model file; see ``Classifier.load``."""
+    return Classifier.load(model, device)
+
+
+def predict(
+    model: str | Path | Classifier, pictures: Sequence[str | Path], top: int = 5, device: str = "auto"
+) -> list[Prediction]:
+    """Label pictures and folders of pictures.
+
+    Args:
+        model: a model file, or a loaded classifier.
+        pictures: files and folders; folders are searched through.
+        top: how many labels to give for each.
+        device: "auto", "cpu", "cuda", "mps".
+
+    Returns:
+        One prediction for each picture, in order; unreadable ones carry their ``error``.
+
+    Raises:
+        DataError: a folder holds no pictures.
+        ModelFileError: see ``Classifier.load``.
+    """
+    return list(predict_each(model, pictures, top, device))
+
+
+def predict_each(
+    model: str | Path | Classifier, pictures: Sequence[str | Path], top: int = 5, device: str = "auto"
+) -> Iterator[Prediction]:
+    """Do as ``predict``, one prediction at a time as they are made."""
+    paths = expand(pictures)
+    classifier = model if isinstance(model, Classifier) else load(model, device)
+    return classifier.predict(paths, top)
+
+
+def expand(pictures: Sequence[str | Path]) -> list[Path]:
+    """Replace folders by the pictures in them."""
+    paths: list[Path] = []
+    for picture in map(Path, pictures):
+        found = find_pictures(picture) if picture.is_dir() else [picture]
+        if not found:
+            raise DataError(f"no pictures in {picture}")
+        paths += found
+    return paths
+
+
+def info(model: str | Path) -> dict[str, Any]:
+    """Return the header of a model file as plain values; no weight is read and torch is not needed."""
+    return {"path": str(model), **read_header(Path(model)).to_dict()}
+
+
+def verify(model: str | Path, device: str = "auto") -> Verification:
+    """Replay a model file's golden samples, from picture bytes to logits.
+
+    Raises:
+        ModelFileError: the file cannot be read, holds no golden samples, or no longer gives the logits it promised.
+    """
+    file = read_model_file(Path(model))
+    if not file.golden.pictures:
+        raise ModelFileError(f"{model} holds no golden samples to replay")
+    result = compare_golden(str(model), Classifier.from_file(file, device), file.golden)
+    if not result.ok:
+        raise ModelFileError(
+            f"{model} does not give the logits it promised: {result.samples} golden samples, worst difference "
+            f"{result.worst:.1e} of the largest logit (allowed {result.tolerance:.0e}), "
+            f"{'same' if result.same_labels else 'other'} labels"
+        )
+    return result
+
+
+def compare_golden(path: str, classifier: Classifier, golden: Golden) -> Verification:
+    """Compare what a classifier answers to golden pictures with what is expected."""
+    logits = classifier.logits(golden.pictures)
+    scale = float(np.abs(golden.logits).max()) or 1.0
+    worst = float(np.abs(logits - golden.logits).max()) / scale
+    same = bool((logits.argmax(axis=1) == golden.logits.argmax(axis=1)).all())
+    ok = same and worst <= GOLDEN_TOLERANCE
+    return Verification(path, len(golden.pictures), worst, GOLDEN_TOLERANCE, same, ok)

@@ -1,0 +1,149 @@
+"""From the bytes of a picture file to the pixels a network sees. NumPy and Pillow only; the only implementation.
+
+Training, evaluation, prediction and verification all decode with ``open_picture``. What happens after decoding is a
+``Preprocessing``, which travels inside the model file and cannot be separated from the weights.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from resnetv2.errors import ConfigError, DataError, unknown
+from resnetv2.plain import Plain
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
+SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
+MAX_PIXELS = 89_478_485  # 0.25 GiB of RGB, the size at which Pillow itself begins to warn
+BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
+INTERPOLATION = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+FITS = ("shortest", "squash")
+
+Image.init()  # every plugin, now: Pillow would load them at the first rare format, which is not safe among threads
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing(Plain):
+    """How an RGB picture becomes the network's input.
+
+    The picture is resized so that its shortest side ("shortest") or both sides ("squash") have ``resize`` pixels, with
+    Pillow's antialiased filters; the central square of ``image_size`` pixels is cut out; then (pixel - mean) / std, in
+    units of 0 to 255, channels in RGB order.
+
+    Raises:
+        ConfigError: naming the field that is out of range.
+    """
+
+    noun = "preprocessing field"
+
+    image_size: int = 224
+    resize: int = 224
+    fit: str = "shortest"
+    interpolation: str = "bicubic"
+    mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    std: tuple[float, float, float] = (127.5, 127.5, 127.5)
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.image_size <= self.resize:
+            raise ConfigError(f"image_size must lie in 1 … resize, got {self.image_size} with resize {self.resize}")
+        if self.fit not in FITS:
+            raise ConfigError(f"fit must be one of {', '.join(map(repr, FITS))}, got {self.fit!r}")
+        if self.interpolation not in INTERPOLATION:
+            raise ConfigError(unknown("interpolation", self.interpolation, INTERPOLATION))
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ConfigError(f"mean and std must be three numbers, std above 0, got {self.mean!r} and {self.std!r}")
+
+    def __call__(self, picture: Image.Image) -> np.ndarray:
+        """Resize and crop an RGB picture. Returns uint8 (image_size, image_size, 3), RGB."""
+        width, height = self._resized(picture.width, picture.height)
+        if (width, height) != picture.size:
+            picture = picture.resize((width, height), INTERPOLATION[self.interpolation])
+        left, top = round((width - self.image_size) / 2), round((height - self.image_size) / 2)
+        return np.asarray(picture.crop((left, top, left + self.image_size, top + self.image_size)))
+
+    def decode(self, pictures: Sequence[Path | bytes]) -> np.ndarray:
+        """Decode, resize and crop picture files. Returns uint8 (N, image_size, image_size, 3), RGB.
+
+        Raises:
+            DataError: one of them cannot be read.
+        """
+        return np.stack([self(open_picture(picture)) for picture in pictures])
+
+    def _resized(self, width: int, height: int) -> tuple[int, int]:
+        if self.fit == "squash":
+            return self.resize, self.resize
+        if width <= height:
+            return self.resize, int(self.resize * height / width)
+        return int(self.resize * width / height), self.resize
+
+
+def open_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """Decode a picture file completely and return it as RGB, upright.
+
+    One rule for every mode: EXIF orientation is applied; transparency is composited on white; 16-bit grey is scaled
+    to 8 bits; float grey is taken as 0 to 1 if all of it lies there, else as 0 to 255; palette, CMYK, YCbCr, grey and
+    1-bit are converted; of an animation the first frame counts. The content decides the format, not the file's ending.
+
+    Args:
+        source: a path, or the encoded bytes.
+        max_pixels: pictures that claim more are refused from their header, before any pixel is decoded.
+
+    Raises:
+        DataError: unreadable, empty, truncated, too large, or no picture; the message says which, without the path.
+    """
+    try:
+        data = source if isinstance(source, bytes) else source.read_bytes()
+    except OSError as error:
+        raise DataError(error.strerror or str(error)) from error
+    if not data:
+        raise DataError("the file is empty")
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _check_budget(image, max_pixels)
+            image.load()
+            return _to_rgb(ImageOps.exif_transpose(image))
+    except DataError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise DataError(f"more than the {max_pixels:,} pixels allowed") from error
+    except UnidentifiedImageError as error:
+        raise DataError(f"not a picture in a known format ({', '.join(FORMATS)})") from error
+    except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
+        raise DataError(f"damaged picture: {error or type(error).__name__}") from error
+
+
+def _check_budget(image: Image.Image, max_pixels: int) -> None:
+    if image.width * image.height > max_pixels:
+        raise DataError(f"{image.width}×{image.height} pixels, more than the {max_pixels:,} allowed")
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "RGB":
+        return image
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+        return Image.fromarray(_to_uint8(np.asarray(image), image.mode)).convert("RGB")
+    if image.has_transparency_data:
+        picture = image.convert("RGBA")
+        canvas = Image.new("RGBA", picture.size, (*BACKGROUND, 255))
+        return Image.alpha_composite(canvas, picture).convert("RGB")
+    return image.convert("RGB")
+
+
+def _to_uint8(values: np.ndarray, mode: str) -> np.ndarray:
+    """Scale one-channel numbers to 0 … 255: 16-bit by 255/65535, float as 0 … 1 or 0 … 255."""
+    if mode == "F":
+        if not np.isfinite(values).all():
+            raise DataError("the picture holds NaN or infinite values")
+        top = 255.0 if values.min() >= 0 and values.max() <= 1 else 1.0
+    else:
+        top = 255.0 / 65535.0
+    return np.rint(np.clip(values.astype(np.float64) * top, 0, 255)).astype(np.uint8)

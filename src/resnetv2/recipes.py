@@ -1,0 +1,137 @@
+"""What a training run is: one frozen dataclass of plain values. Standard library only."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
+
+from resnetv2.config import ResNetV2Config, architecture
+from resnetv2.errors import ConfigError
+from resnetv2.plain import Plain
+
+GLYPH_LENGTH = 2  # class names this short are taken for characters, which mirrors and tight crops turn into others
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig(Plain):
+    """Every setting of a run; ``RUN/config.json`` holds one, resolved.
+
+    The recipe is SGD with Nesterov momentum, linear warm-up and cosine decay, label smoothing, no decay on norms and
+    biases, and an exponential moving average of the weights: the common ground of the published ResNet recipes.
+
+    Raises:
+        ConfigError: listing every value that is out of range.
+    """
+
+    noun = "setting"
+
+    arch: str = "resnet50v2"  # a key of ARCHITECTURES
+    dialect: str = "torch"  # a key of DIALECTS
+    model: Mapping[str, Any] = field(default_factory=dict)  # fields of ResNetV2Config: --set model.stem=3x3
+    image_size: int = 224  # side in pixels of the square that the network sees
+    epochs: int = 30
+    batch_size: int = 32
+    lr: float | None = None  # peak rate; None: 0.1 for a batch of 256, in proportion to the batch
+    momentum: float = 0.9
+    weight_decay: float = 5e-4  # on convolutions and the head alone
+    warmup_epochs: float = 2.0  # at most a quarter of the run
+    label_smoothing: float = 0.1
+    ema_decay: float = 0.9999  # the newest steps count more at first: min(ema_decay, (1 + step) / (10 + step))
+    ema_every: int = 8  # steps between two updates of the average
+    drop_rate: float = 0.0  # dropout before the head
+    drop_path_rate: float = 0.0  # stochastic depth
+    zero_init_last: bool = False
+    memory: str = "saved"  # "recompute": half the activation memory, the same bits, a little slower
+    hflip: float | None = None  # probability of a mirror image; None: 0.5, but 0 for classes named like characters
+    crop_scale: tuple[float, float] | None = (
+        None  # share of the area kept by the random crop; None: as fits the classes
+    )
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of the random crop
+    seed: int = 0
+    device: str = "auto"  # "auto" | "cpu" | "cuda" | "cuda:1" | "mps"
+    workers: int | None = None  # threads that decode; None: one for each processor, at most 8
+    save_minutes: float = 1.0  # between two checkpoints
+
+    def __post_init__(self) -> None:
+        def is_number(value: Any) -> bool:
+            return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+        problems: list[str] = []
+
+        def need(name: str, ok: bool, what: str) -> None:
+            if not ok:
+                problems.append(f"{name} must be {what}, got {getattr(self, name)!r}")
+
+        for name, low in (("image_size", 32), ("epochs", 1), ("batch_size", 2), ("ema_every", 1), ("seed", 0)):
+            value = getattr(self, name)
+            need(name, isinstance(value, int) and not isinstance(value, bool) and value >= low, f"at least {low}")
+        for name in ("momentum", "ema_decay", "label_smoothing", "drop_rate", "drop_path_rate"):
+            value = getattr(self, name)
+            need(name, is_number(value) and 0 <= value < 1, "a number of at least 0 and below 1")
+        for name in ("weight_decay", "warmup_epochs", "save_minutes"):
+            need(name, is_number(getattr(self, name)) and getattr(self, name) >= 0, "a number of at least 0")
+        need("lr", self.lr is None or (is_number(self.lr) and self.lr > 0), "a number above 0")
+        need("hflip", self.hflip is None or (is_number(self.hflip) and 0 <= self.hflip <= 1), "a number from 0 to 1")
+        for name, top in (("crop_scale", 1.0), ("crop_ratio", 100.0)):
+            value = getattr(self, name)
+            pair = isinstance(value, tuple) and len(value) == 2 and all(map(is_number, value))
+            ok = (value is None and name == "crop_scale") or (pair and 0 < value[0] <= value[1] <= top)
+            need(name, ok, f"two rising numbers above 0 and at most {top:g}, such as 0.5,1")
+        need("memory", self.memory in ("saved", "recompute"), "'saved' or 'recompute'")
+        need("zero_init_last", isinstance(self.zero_init_last, bool), "true or false")
+        need("model", isinstance(self.model, Mapping), "architecture fields, such as model.stem=3x3")
+        workers_ok = isinstance(self.workers, int) and not isinstance(self.workers, bool) and self.workers >= 1
+        need("workers", self.workers is None or workers_ok, "at least 1")
+        if problems:
+            raise ConfigError("; ".join(problems))
+        self.architecture(num_classes=1)
+
+    @property
+    def peak_lr(self) -> float:
+        """The learning rate after warm-up."""
+        return self.lr if self.lr is not None else 0.1 * self.batch_size / 256
+
+    def architecture(self, num_classes: int) -> ResNetV2Config:
+        """Return the network this run trains."""
+        fixed = sorted(set(self.model) & {"num_classes", "in_chans"})
+        if fixed:
+            raise ConfigError(f"model.{fixed[0]} is set by the data and cannot be chosen")
+        return architecture(self.arch, self.dialect, num_classes=num_classes, **self.model)
+
+    def fitted(self, classes: Sequence[str]) -> Self:
+        """Return the config with the augmentation that fits the classes filled in where none was chosen.
+
+        Photographs are mirrored and cropped hard. Characters ("7", "b", "AB") are not: a mirrored 2 is no 2.
+        """
+        glyphs = all(len(name) <= GLYPH_LENGTH for name in classes)
+        hflip = self.hflip if self.hflip is not None else (0.0 if glyphs else 0.5)
+        scale = self.crop_scale if self.crop_scale is not None else ((0.7, 1.0) if glyphs else (0.35, 1.0))
+        return replace(self, hflip=hflip, crop_scale=scale)
+
+
+def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
+    """Turn ``key=value`` words into settings; ``model.key=value`` collects into "model".
+
+    Values are JSON where they parse as JSON, a tuple where they hold a comma, and text otherwise.
+    """
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, sign, text = pair.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"--set takes key=value, got {pair!r}")
+        value = tuple(map(_value, text.split(","))) if "," in text and text[0] not in '["' else _value(text)
+        if key.startswith("model."):
+            settings.setdefault("model", {})[key.removeprefix("model.")] = value
+        else:
+            settings[key] = value
+    return settings
+
+
+def _value(text: str) -> Any:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return text
+    return tuple(value) if isinstance(value, list) else value

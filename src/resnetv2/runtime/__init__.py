@@ -1,0 +1,1 @@
+"""Sessions: uint8 pictures in, logits out, whatever computes them."""

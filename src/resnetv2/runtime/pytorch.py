@@ -1,0 +1,111 @@
+"""The PyTorch session, and the normalisation that training shares with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from resnetv2.errors import ConfigError, ModelFileError
+from resnetv2.model import ResNetV2
+from resnetv2.preprocess import Preprocessing
+from resnetv2.weights.modelfile import Golden, Header, ModelFile
+
+
+class Normalize(nn.Module):
+    """uint8 (N, H, W, 3) RGB -> float32 (N, 3, H, W) in channels_last: (pixel - mean) / std."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        for name in ("mean", "std"):
+            value = torch.tensor(getattr(preprocessing, name), dtype=torch.float32).view(1, 3, 1, 1)
+            self.register_buffer(name, value, persistent=False)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return (pictures.permute(0, 3, 1, 2).to(torch.float32) - self.mean) / self.std
+
+
+class TorchSession:
+    """Logits by PyTorch.
+
+    Args:
+        model: an evaluated network; it is moved to ``device`` and set to ``eval()``.
+        preprocessing: whose mean and std are applied on the device.
+        device: a torch device.
+    """
+
+    def __init__(self, model: ResNetV2, preprocessing: Preprocessing, device: torch.device) -> None:
+        self.device = device
+        self.normalize = Normalize(preprocessing).to(device)
+        self.model = place(model, device).eval()
+
+    @torch.inference_mode()
+    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+        """uint8 (N, H, W, 3) RGB -> logits float32 (N, num_classes)."""
+        x = self.normalize(torch.from_numpy(pictures).to(self.device))
+        logits: np.ndarray = self.model(x).float().cpu().numpy()
+        return logits
+
+
+def place(model: ResNetV2, device: torch.device) -> ResNetV2:
+    """Move a network to a device, its convolutions laid out for channels_last."""
+    return model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """Return the device named, or for "auto" the best one present: CUDA, then Apple's MPS, then the CPU.
+
+    Raises:
+        ConfigError: no such device here.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device {name!r} cannot be used here: {reason}") from error
+    return device
+
+
+def build_model(file: ModelFile) -> ResNetV2:
+    """Build the network of a model file and give it the file's weights, all of them.
+
+    Raises:
+        ModelFileError: weights and architecture do not fit; every misfit is named.
+    """
+    with torch.device("meta"):
+        model = ResNetV2(file.header.architecture)
+    expected = {name: tuple(t.shape) for name, t in weights_of(model).items()}
+    given = {name: value.shape for name, value in file.weights.items()}
+    problems = [f"absent: {name}" for name in expected if name not in given]
+    problems += [f"unknown: {name}" for name in given if name not in expected]
+    problems += [
+        f"{name} is {given[name]}, expected {shape}"
+        for name, shape in expected.items()
+        if given.get(name, shape) != shape
+    ]
+    if problems:
+        raise ModelFileError("the weights do not fit the architecture:\n  " + "\n  ".join(problems))
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in file.weights.items()}, assign=True)
+    return model
+
+
+def model_file(model: ResNetV2, header: Header, pictures: Sequence[bytes], device: torch.device) -> ModelFile:
+    """Return the content of a model file: a network's weights, and its answers to ``pictures`` as golden samples."""
+    weights = {name: value.detach().cpu().contiguous().numpy() for name, value in weights_of(model).items()}
+    session = TorchSession(model, header.preprocessing, device)
+    return ModelFile(header, weights, Golden(tuple(pictures), session(header.preprocessing.decode(pictures))))
+
+
+def weights_of(model: nn.Module) -> dict[str, Tensor]:
+    """Return what a model file stores of a network: parameters and statistics, without BN's batch counters."""
+    return {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}

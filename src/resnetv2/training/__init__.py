@@ -1,0 +1,1 @@
+"""Training: ``run`` is the visible path; ``optim``, ``checkpoint`` and ``display`` are what it uses."""

@@ -1,0 +1,63 @@
+"""What a person sees of a run: a live line on a terminal, one line an epoch elsewhere. Everything goes to stderr."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+
+class Display:
+    """Progress of one run; used as a context manager.
+
+    Args:
+        total: optimizer steps of the whole run.
+        done: steps done before, by the run that is resumed.
+    """
+
+    def __init__(self, total: int, done: int = 0) -> None:
+        self.console = Console(stderr=True, highlight=False)
+        self.bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[figures]}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=self.console,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task("training", total=total, completed=done, figures="")
+        self.recent: deque[tuple[float, int]] = deque(maxlen=50)
+
+    def __enter__(self) -> Self:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.bar.stop()
+
+    def step(self, epoch: int, epochs: int, pictures: int, loss: float, top1: float, rate: float) -> None:
+        """Show one more step: pictures in it, the epoch's mean loss and accuracy so far, the learning rate."""
+        self.recent.append((time.monotonic(), pictures))
+        elapsed = self.recent[-1][0] - self.recent[0][0]
+        speed = sum(n for _, n in list(self.recent)[1:]) / elapsed if elapsed else 0.0
+        figures = f"loss {loss:.3f}  top-1 {top1:6.2%}  lr {rate:.2g}  {speed:,.0f} img/s"
+        self.bar.update(self.task, advance=1, description=f"epoch {epoch}/{epochs}", figures=figures)
+
+    def epoch(self, line: dict[str, Any], epochs: int, seconds: float, speed: float, best: bool) -> None:
+        """Print the line of a finished epoch."""
+        width = len(str(epochs))
+        self.console.print(
+            f"epoch {line['epoch']:{width}d}/{epochs}  loss {line['train_loss']:.4f}  top-1 {line['train_top1']:7.2%}  "
+            f"│ val loss {line['val_loss']:.4f}  top-1 {line['val_top1']:7.2%} of {line['val_n']:,}  "
+            f"│ {speed:,.0f} img/s  {seconds:.1f} s{'  ★ best' if best else ''}"
+        )
+
+    def say(self, text: str) -> None:
+        """Print a sentence."""
+        self.console.print(text, soft_wrap=True, markup=False)

@@ -1,0 +1,411 @@
+"""The training run, from a folder of pictures to a model file. ``train`` reads top to bottom."""
+
+from __future__ import annotations
+
+import json
+import platform
+import signal
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL
+import torch
+from torch.nn import functional as F
+
+import resnetv2
+from resnetv2.data.check import check_pictures
+from resnetv2.data.index import Index, read_index, read_saved_index
+from resnetv2.data.load import Augment, Batch, Loader, read_bytes
+from resnetv2.errors import ConfigError, Error, Interrupted
+from resnetv2.evaluation.metrics import wilson_interval
+from resnetv2.files import write_json
+from resnetv2.model import ResNetV2
+from resnetv2.preprocess import Preprocessing
+from resnetv2.recipes import TrainConfig
+from resnetv2.runtime.pytorch import Normalize, choose_device, model_file, place
+from resnetv2.training.checkpoint import Progress, list_checkpoints, read_newest, restore, save_checkpoint
+from resnetv2.training.display import Display
+from resnetv2.training.optim import MovingAverage, learning_rate, make_optimizer
+from resnetv2.weights.modelfile import Header, write_model_file
+
+GOLDEN_SAMPLES = 4
+GOLDEN_BYTES = 200_000  # a picture larger than this is not copied into the model file
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run gave: its folder, its model files, and the best epoch's figures on the validation split."""
+
+    out: Path
+    best: Path
+    last: Path
+    epochs: int
+    best_epoch: int
+    val_top1: float
+    val_top1_ci95: tuple[float, float]
+    val_n: int
+
+
+def train(
+    data: str | Path,
+    *,
+    out: str | Path,
+    arch: str | None = None,
+    epochs: int | None = None,
+    image_size: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    set: Mapping[str, Any] | None = None,  # noqa: A002  the command's word
+    resume: bool = False,
+) -> TrainResult:
+    """Train a ResNet-v2 from scratch on labelled pictures.
+
+    Args:
+        data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, or a CSV manifest.
+        out: a new folder for the run: ``best.safetensors``, ``last.safetensors``, ``metrics.jsonl``, ``config.json``,
+            ``environment.json``, ``index.csv`` and ``checkpoints/``.
+        arch: an architecture such as "resnet50v2".
+        epochs, image_size, batch_size, lr, seed, device: see ``TrainConfig``; None means its default.
+        set: any other field of ``TrainConfig`` by name.
+        resume: go on with the run in ``out`` from its newest checkpoint.
+
+    Returns:
+        The run's model files and validation figures.
+
+    Raises:
+        ConfigError: an unknown or impossible setting, or ``out`` holds another run.
+        DataError: pictures that cannot be used; all of them are named.
+        Interrupted: SIGINT or SIGTERM; the state was saved first.
+    """
+    named: dict[str, Any] = {"arch": arch, "epochs": epochs, "image_size": image_size, "batch_size": batch_size}
+    named |= {"lr": lr, "seed": seed, "device": device}
+    settings = {**(set or {}), **{key: value for key, value in named.items() if value is not None}}
+    data, out = Path(data), Path(out)
+    config, index = _resumed(data, out, settings) if resume else _new(data, out, settings)
+    run = Run(config, index, out)
+    if resume:
+        run.restore()
+    else:
+        run.write_description(data)
+    return run.fit()
+
+
+def _new(data: Path, out: Path, settings: Mapping[str, Any]) -> tuple[TrainConfig, Index]:
+    """Return the config and index of a new run, after everything that can be checked was."""
+    config = TrainConfig.from_dict(settings)
+    choose_device(config.device)
+    if (out / "config.json").exists():
+        raise ConfigError(f"{out} already holds a run: continue it with --resume, or choose another --out")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise ConfigError(f"{out} exists and is not an empty folder: choose another --out")
+    index = read_index(data)
+    _check(index)
+    return config.fitted(index.classes), index
+
+
+def _resumed(data: Path, out: Path, settings: Mapping[str, Any]) -> tuple[TrainConfig, Index]:
+    """Return the config and index of the run in ``out``; settings that were given must be its own."""
+    try:
+        saved = json.loads((out / "config.json").read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ConfigError(f"{out} holds no run to resume: {error}") from error
+    config = TrainConfig.from_dict(saved)
+    asked = TrainConfig.from_dict({**saved, **settings})
+    was, now = config.to_dict(), asked.to_dict()
+    changed = [f"{key}: {was[key]!r} in the run, {now[key]!r} asked for" for key in was if was[key] != now[key]]
+    if changed:
+        raise ConfigError("\n  ".join(["a resumed run keeps its settings; these differ", *changed]))
+    index = read_saved_index(out / "index.csv", data)
+    _check(index)
+    return config, index
+
+
+def _check(index: Index) -> None:
+    """Refuse data without a training or validation split, or with pictures that cannot be read."""
+    index.split("train")
+    index.split("val")
+    check_pictures([index.root / path for path in index.paths])
+
+
+class Run:
+    """One training run: its parts, and where it is.
+
+    Args:
+        config: resolved settings.
+        index: the pictures.
+        out: the run's folder.
+    """
+
+    def __init__(self, config: TrainConfig, index: Index, out: Path) -> None:
+        self.config, self.index, self.out = config, index, out
+        self.device = choose_device(config.device)
+        torch.manual_seed(config.seed)
+        architecture = config.architecture(len(index.classes))
+        size = config.image_size
+        self.preprocessing = Preprocessing(image_size=size, resize=size)
+        model = ResNetV2(
+            architecture,
+            drop_rate=config.drop_rate,
+            drop_path_rate=config.drop_path_rate,
+            memory=config.memory,
+            zero_init_last=config.zero_init_last,
+        )
+        self.model = place(model, self.device)
+        with torch.random.fork_rng():  # the copy's initialisation must not change what comes after
+            copy = place(ResNetV2(architecture), self.device)
+        self.average = MovingAverage(self.model, copy, config.ema_decay)
+        self.optimizer = make_optimizer(self.model, config)
+        self.normalize = Normalize(self.preprocessing).to(self.device)
+        augment = Augment(scale=config.crop_scale or (1.0, 1.0), ratio=config.crop_ratio, hflip=config.hflip or 0.0)
+        batch, workers = config.batch_size, config.workers
+        self.train_loader = Loader(index.split("train"), batch, self.preprocessing, augment, config.seed, workers)
+        self.val_loader = Loader(index.split("val"), batch, self.preprocessing, workers=workers)
+        self.progress = Progress()
+        self.saved_at = time.monotonic()
+        self.signal: int | None = None
+
+    # --- files of the run ---
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.out / "checkpoints"
+
+    def write_description(self, data: Path) -> None:
+        """Write what is known before the first step: settings, pictures, environment."""
+        self.index.write_csv(self.out / "index.csv")
+        write_json(self.out / "environment.json", environment() | {"data": str(data), "device": str(self.device)})
+        write_json(self.out / "config.json", self.config.to_dict())
+
+    def restore(self) -> None:
+        """Go back to the newest checkpoint that is whole; without any, to the start."""
+        if list_checkpoints(self.checkpoints):
+            header, tensors, problems = read_newest(self.checkpoints)
+            for problem in problems:
+                Display(0).say(f"warning: {problem}; going on from an older checkpoint")
+            self.progress = restore(header, tensors, self.model, self.average, self.optimizer)
+        with (self.out / "metrics.jsonl").open("ab") as file:
+            file.truncate(self.progress.metrics_bytes)
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        save_checkpoint(self.checkpoints, self.progress, self.model, self.average, self.optimizer)
+        self.saved_at = time.monotonic()
+
+    def write_model(self, name: str, line: Mapping[str, Any]) -> Path:
+        """Write the averaged network as a model file."""
+        correct = round(line["val_top1"] * line["val_n"])
+        figures = {"top1": line["val_top1"], "top1_ci95": wilson_interval(correct, line["val_n"]), "n": line["val_n"]}
+        header = Header(
+            architecture=self.model.config,
+            preprocessing=self.preprocessing,
+            classes=self.index.classes,
+            provenance={
+                "created_by": f"resnetv2 {resnetv2.__version__}",
+                "recipe": self.config.to_dict(),
+                "data": {"sha256": self.index.digest(), "pictures": self.index.counts()},
+            },
+            metrics={"val": {**figures, "epoch": line["epoch"], "loss": line["val_loss"]}},
+        )
+        path = self.out / name
+        write_model_file(path, model_file(self.average.average, header, self.golden_pictures(), self.device))
+        return path
+
+    def golden_pictures(self) -> list[bytes]:
+        """Return a few small validation pictures, of different classes where there are."""
+        samples = self.val_loader.samples
+        _, first = np.unique(samples.labels, return_index=True)
+        order = [*first, *(i for i in range(len(samples)) if i not in first)]
+        small = (i for i in order if samples.paths[i].stat().st_size <= GOLDEN_BYTES)
+        chosen = [i for i, _ in zip(small, range(GOLDEN_SAMPLES), strict=False)] or order[:1]
+        return [read_bytes(samples.paths[i]) for i in chosen]
+
+    # --- the run ---
+
+    def fit(self) -> TrainResult:
+        """Train until the last epoch, or until a signal; every epoch ends with a validation and a line in the log."""
+        config, progress = self.config, self.progress
+        total = config.epochs * len(self.train_loader)
+        with self.catch_signals(), Display(total, progress.step) as display:
+            if progress.step == 0:
+                self.introduce(display)
+            while progress.epoch < config.epochs:
+                started, seen_before = time.monotonic(), progress.seen
+                self.train_epoch(display)
+                trained, seen = time.monotonic(), progress.seen - seen_before
+                line = self.finish_epoch()
+                display.epoch(
+                    line,
+                    config.epochs,
+                    seconds=time.monotonic() - started,
+                    speed=seen / max(trained - started, 1e-9),
+                    best=progress.best_epoch == progress.epoch,
+                )
+        return self.result()
+
+    def train_epoch(self, display: Display) -> None:
+        """Take every step that is left of the epoch under way."""
+        progress, config = self.progress, self.config
+        self.model.train()
+        steps = len(self.train_loader)
+        for batch in self.train_loader.batches(progress.epoch, progress.batch):
+            rate = learning_rate(config, progress.step, steps)
+            self.take_step(batch, rate)
+            display.step(
+                progress.epoch + 1,
+                config.epochs,
+                len(batch.labels),
+                progress.loss_sum / progress.seen,
+                progress.correct / progress.seen,
+                rate,
+            )
+            if self.signal is not None:
+                self.stop(display)
+            if time.monotonic() - self.saved_at > 60 * config.save_minutes and progress.batch < steps:
+                self.save()
+
+    def take_step(self, batch: Batch, rate: float) -> None:
+        """Forward, loss, backward, optimizer, average; and the epoch's sums."""
+        progress, config = self.progress, self.config
+        labels = torch.from_numpy(batch.labels).to(self.device)
+        logits = self.model(self.normalize(torch.from_numpy(batch.pictures).to(self.device)))
+        loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+        value = loss.item()
+        if not np.isfinite(value):
+            raise Error(
+                f"the loss became {value} at step {progress.step + 1} (epoch {progress.epoch + 1}): lower --lr; "
+                f"the last good state is in {self.checkpoints}"
+            )
+        self.optimizer.zero_grad(set_to_none=True)
+        torch.autograd.backward(loss)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        progress.step += 1
+        progress.batch += 1
+        progress.loss_sum += value * len(labels)
+        progress.correct += int((logits.argmax(dim=1) == labels).sum())
+        progress.seen += len(labels)
+        if progress.step % config.ema_every == 0 or progress.batch == len(self.train_loader):
+            self.average.update(progress.step)
+            progress.average_step = progress.step
+
+    def finish_epoch(self) -> dict[str, Any]:
+        """Validate, log, keep the best network, and save if it is time; return the epoch's line."""
+        progress, config = self.progress, self.config
+        val_loss, val_correct, val_n = self.validate()
+        progress.epoch += 1
+        line = {
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "lr": learning_rate(config, progress.step - 1, len(self.train_loader)),
+            "train_loss": progress.loss_sum / progress.seen,
+            "train_top1": progress.correct / progress.seen,
+            "val_loss": val_loss,
+            "val_top1": val_correct / val_n,
+            "val_n": val_n,
+        }
+        progress.batch, progress.loss_sum, progress.correct, progress.seen = 0, 0.0, 0, 0
+        if (line["val_top1"], -val_loss) > (progress.best_top1, -progress.best_loss):
+            progress.best_top1, progress.best_loss, progress.best_epoch = line["val_top1"], val_loss, progress.epoch
+            self.write_model("best.safetensors", line)
+        if progress.epoch == config.epochs:
+            self.write_model("last.safetensors", line)
+        self.log(line)
+        if progress.epoch == config.epochs or time.monotonic() - self.saved_at > 60 * config.save_minutes:
+            self.save()
+        return line
+
+    def validate(self) -> tuple[float, int, int]:
+        """Return the averaged network's mean loss, its correct answers and their number, each picture counted once."""
+        loss_sum, correct, n = 0.0, 0, 0
+        with torch.inference_mode():
+            for batch in self.val_loader.batches():
+                labels = torch.from_numpy(batch.labels).to(self.device)
+                logits = self.average.average(self.normalize(torch.from_numpy(batch.pictures).to(self.device)))
+                loss_sum += F.cross_entropy(logits, labels, reduction="sum").item()
+                correct += int((logits.argmax(dim=1) == labels).sum())
+                n += len(labels)
+        return loss_sum / n, correct, n
+
+    def log(self, line: Mapping[str, Any]) -> None:
+        """Append one line to ``metrics.jsonl``; it holds no times, so that equal runs have equal logs."""
+        with (self.out / "metrics.jsonl").open("ab") as file:
+            file.write(json.dumps(line).encode() + b"\n")
+            self.progress.metrics_bytes = file.tell()
+
+    def introduce(self, display: Display) -> None:
+        """Say what is about to happen."""
+        counts, config = self.index.counts(), self.config
+        pictures = ", ".join(f"{n:,} {split}" for split, n in counts.items() if n)
+        display.say(
+            f"{config.arch} at {config.image_size} px on {self.device}, {len(self.index.classes)} classes, "
+            f"pictures: {pictures}; batch {config.batch_size}, peak lr {config.peak_lr:g}, mirror {config.hflip:g}, "
+            f"crop {config.crop_scale[0] if config.crop_scale else 1:g}–1 of the area; run in {self.out}"
+        )
+
+    def result(self) -> TrainResult:
+        """Return the run's figures."""
+        progress, n = self.progress, len(self.val_loader.samples)
+        return TrainResult(
+            out=self.out,
+            best=self.out / "best.safetensors",
+            last=self.out / "last.safetensors",
+            epochs=progress.epoch,
+            best_epoch=progress.best_epoch,
+            val_top1=progress.best_top1,
+            val_top1_ci95=wilson_interval(round(progress.best_top1 * n), n),
+            val_n=n,
+        )
+
+    # --- being stopped ---
+
+    @contextmanager
+    def catch_signals(self) -> Iterator[None]:
+        """Turn the first SIGINT or SIGTERM into a wish to stop after the step under way; a second one kills at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        numbers = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.getsignal(number) for number in numbers}
+
+        def remember(number: int, _frame: object) -> None:
+            self.signal = number
+            for each in numbers:
+                signal.signal(each, signal.SIG_DFL)
+
+        for number in numbers:
+            signal.signal(number, remember)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def stop(self, display: Display) -> None:
+        """Save and leave."""
+        self.save()
+        display.say(f"stopped after step {self.progress.step}; continue with --resume")
+        raise Interrupted(self.signal or signal.SIGINT)
+
+
+def environment() -> dict[str, Any]:
+    """Return what the figures of a run depend on beside its settings."""
+    return {
+        "resnetv2": resnetv2.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+        "platform": platform.platform(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda,
+    }

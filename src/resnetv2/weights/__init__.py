@@ -1,0 +1,1 @@
+"""The model file: weights that carry their architecture, preprocessing, classes and proof."""

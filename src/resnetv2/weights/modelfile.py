@@ -1,0 +1,136 @@
+"""The model file: one ``.safetensors`` file that says what it is and can prove it.
+
+Its JSON header holds the schema version, architecture, preprocessing, classes, provenance and metrics. Its tensors are
+the weights by their names in ``ResNetV2``, and the golden samples: ``golden.picture.0`` … (the encoded bytes of small
+pictures) and ``golden.logits`` (what the network answers to them), so that decoding, resizing and network can all be
+replayed. A SHA-256 covers all of it. Works without torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnetv2.config import ResNetV2Config
+from resnetv2.errors import ConfigError, ModelFileError
+from resnetv2.preprocess import Preprocessing
+from resnetv2.weights.sealed import read_seal, read_sealed, write_sealed
+
+SCHEMA_VERSION = 1
+KIND = "model"
+_LOGITS, _PICTURE = "golden.logits", "golden.picture."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Header:
+    """What a model file says of itself, before any weight is read."""
+
+    architecture: ResNetV2Config
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]  # by index of the logits
+    provenance: Mapping[str, Any] = field(default_factory=dict)  # source, licence, recipe, data
+    metrics: Mapping[str, Any] = field(default_factory=dict)  # measured figures, each with its n
+
+    def __post_init__(self) -> None:
+        if len(self.classes) != self.architecture.num_classes:
+            raise ConfigError(f"{len(self.classes)} class names for {self.architecture.num_classes} classes")
+        if len(set(self.classes)) != len(self.classes):
+            raise ConfigError("class names must differ from each other")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON header."""
+        return {
+            "kind": KIND,
+            "schema_version": SCHEMA_VERSION,
+            "architecture": self.architecture.to_dict(),
+            "preprocessing": self.preprocessing.to_dict(),
+            "classes": list(self.classes),
+            "provenance": dict(self.provenance),
+            "metrics": dict(self.metrics),
+        }
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Pictures with the answers expected for them: k encoded files, and float32 logits (k, num_classes)."""
+
+    pictures: tuple[bytes, ...]
+    logits: np.ndarray
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """The whole content of a model file; weights by name."""
+
+    header: Header
+    weights: Mapping[str, np.ndarray]
+    golden: Golden
+
+
+def write_model_file(path: Path, model: ModelFile) -> None:
+    """Write a model file atomically.
+
+    Raises:
+        Error: the file system refused; ``path`` is as it was.
+    """
+    tensors = dict(model.weights)
+    for number, picture in enumerate(model.golden.pictures):
+        tensors[f"{_PICTURE}{number}"] = np.frombuffer(picture, np.uint8)
+    tensors[_LOGITS] = model.golden.logits.astype(np.float32)
+    write_sealed(path, model.header.to_dict(), tensors)
+
+
+def read_header(path: Path) -> Header:
+    """Read what a model file says of itself. Fast: no weight is read, so the digest is not checked.
+
+    Raises:
+        ModelFileError: missing, truncated, corrupt, foreign, or written by a newer version.
+    """
+    return _parse(path, read_seal(path))
+
+
+def read_model_file(path: Path) -> ModelFile:
+    """Read a model file and check its digest.
+
+    Raises:
+        ModelFileError: as ``read_header``, or the content does not match the digest.
+    """
+    read_header(path)  # a newer schema is said before a digest that it may compute otherwise
+    values, tensors = read_sealed(path)
+    header = _parse(path, values)
+    logits = tensors.pop(_LOGITS, np.zeros((0, len(header.classes)), np.float32))
+    pictures = [tensors.pop(f"{_PICTURE}{number}", None) for number in range(len(logits))]
+    if logits.shape[1:] != (len(header.classes),) or any(p is None for p in pictures):
+        raise ModelFileError(f"{path} is damaged: its golden samples are not whole")
+    return ModelFile(header, tensors, Golden(tuple(p.tobytes() for p in pictures if p is not None), logits))
+
+
+def _parse(path: Path, values: Mapping[str, Any]) -> Header:
+    if values.get("kind") != KIND:
+        raise ModelFileError(f"{path} is no model file but a {values.get('kind')!r}; use best.safetensors of the run")
+    try:
+        version = int(values["schema_version"])
+        if version > SCHEMA_VERSION:
+            raise _newer(path, version)
+        return Header(
+            architecture=ResNetV2Config.from_dict(values["architecture"]),
+            preprocessing=Preprocessing.from_dict(values["preprocessing"]),
+            classes=tuple(map(str, values["classes"])),
+            provenance=dict(values["provenance"]),
+            metrics=dict(values["metrics"]),
+        )
+    except ModelFileError:
+        raise
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelFileError(f"{path} has a damaged header: {type(error).__name__}: {error}") from error
+
+
+def _newer(path: Path, version: int) -> ModelFileError:
+    return ModelFileError(
+        f"{path} has schema version {version} and this resnetv2 reads up to {SCHEMA_VERSION}: "
+        "pip install --upgrade resnetv2"
+    )

@@ -1,0 +1,90 @@
+"""A safetensors file with a JSON header and a SHA-256 over header and tensors; written atomically."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from resnetv2.errors import ModelFileError
+from resnetv2.files import replace_file
+
+_HEADER, _DIGEST = "resnetv2", "sha256"
+
+
+def write_sealed(path: Path, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
+    """Write header and tensors; ``path`` is either the old file or the whole new one.
+
+    Raises:
+        Error: the file system refused.
+    """
+    text = json.dumps(header, ensure_ascii=False, sort_keys=True)
+    arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    with replace_file(path) as temporary:
+        save_file(arrays, temporary, {_HEADER: text, _DIGEST: _digest(text, arrays)})
+
+
+def read_seal(path: Path) -> dict[str, Any]:
+    """Return the header alone. Fast: no tensor is read, so the digest is not checked.
+
+    Raises:
+        ModelFileError: missing, truncated, corrupt or foreign.
+    """
+    with _open(path) as file:
+        return _header(path, file)[0]
+
+
+def read_sealed(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Return header and tensors after checking the digest.
+
+    Raises:
+        ModelFileError: as ``read_seal``, or the content does not match the digest.
+    """
+    with _open(path) as file:
+        header, text = _header(path, file)
+        try:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping, it has only keys()
+        except (SafetensorError, OSError, TypeError) as error:
+            raise ModelFileError(f"{path} is damaged: {error}") from error
+        if _digest(text, tensors) != file.metadata().get(_DIGEST):
+            raise ModelFileError(f"{path} was changed after it was written: its SHA-256 does not match")
+    return header, tensors
+
+
+def _open(path: Path) -> Any:
+    if path.is_dir():
+        raise ModelFileError(f"{path} is a folder; a file such as {path / 'best.safetensors'} is expected")
+    if not path.exists():
+        raise ModelFileError(f"no such file: {path}")
+    try:
+        return safe_open(path, "numpy")
+    except (SafetensorError, OSError) as error:
+        raise ModelFileError(f"{path} is no readable model file (truncated, damaged or foreign): {error}") from error
+
+
+def _header(path: Path, file: Any) -> tuple[dict[str, Any], str]:
+    text = (file.metadata() or {}).get(_HEADER)
+    if text is None:
+        raise ModelFileError(f"{path} is a safetensors file, but not one that resnetv2 wrote: it has no header")
+    try:
+        header = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ModelFileError(f"{path} has a damaged header: {error}") from error
+    if not isinstance(header, dict):
+        raise ModelFileError(f"{path} has a damaged header: it is no JSON object")
+    return header, text
+
+
+def _digest(header: str, tensors: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"\0{name}\0{tensor.dtype.str}\0{tensor.shape}\0".encode())
+        digest.update(np.ascontiguousarray(tensor).reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()

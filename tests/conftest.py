@@ -1,0 +1,26 @@
+"""What every test shares: one thread, the same random state at its start, and slow tests only on demand."""
+
+import os
+import sys
+
+import pytest
+
+# Before torch is imported. The tensors of tests are too small to share out, and beside another busy process two threads
+# that wait for each other took a hundred times as long as one.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(autouse=True)
+def same_random_state():
+    """Seed torch where a test uses it, so that no test depends on which ran before."""
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Skip ``slow`` tests unless ``-m`` names the marker, as in ``pytest -m "slow or not slow"``."""
+    if "slow" in config.option.markexpr:
+        return
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker(pytest.mark.skip(reason='slow: run with -m "slow or not slow"'))
