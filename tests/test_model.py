@@ -767,7 +767,7 @@ def test_recompute_is_off_outside_training():
 # --- compilers --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("graph", ["torch", "keras", "bit", "haiku", "evonorm"])
+@pytest.mark.parametrize("graph", ["keras", "haiku", "evonorm"])
 def test_an_exported_program_gives_the_same_logits_at_any_batch_and_size(graph):
     model = randomise(small(graph, depths=(1, 1, 1, 1))).double().eval()
     dynamic = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}

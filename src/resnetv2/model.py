@@ -410,7 +410,7 @@ class ResNetV2(nn.Module):
     def units(self) -> Iterator[ResidualUnit]:
         """Yield the residual units in order of execution."""
         for stage in self.stages:
-            yield from stage.blocks  # type: ignore[union-attr, misc]  # a ModuleList forgets what it holds
+            yield from stage.blocks  # type: ignore[misc]  # a ModuleList forgets what it holds
 
     @property
     def num_classes(self) -> int:

@@ -1,4 +1,7 @@
-"""A safetensors file with a JSON header and a SHA-256 over header and tensors; written atomically."""
+"""A safetensors file with a JSON header and a SHA-256 over header and tensors; written atomically.
+
+The header is one text in the file's metadata, digest included, so that equal content gives equal bytes.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from safetensors.numpy import save_file
 from resnetv2.errors import ModelFileError
 from resnetv2.files import replace_file
 
-_HEADER, _DIGEST = "resnetv2", "sha256"
+_KEY, _DIGEST = "resnetv2", "sha256"
 
 
 def write_sealed(path: Path, header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
@@ -24,10 +27,10 @@ def write_sealed(path: Path, header: Mapping[str, Any], tensors: Mapping[str, np
     Raises:
         Error: the file system refused.
     """
-    text = json.dumps(header, ensure_ascii=False, sort_keys=True)
     arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    sealed = {**header, _DIGEST: _digest(header, arrays)}
     with replace_file(path) as temporary:
-        save_file(arrays, temporary, {_HEADER: text, _DIGEST: _digest(text, arrays)})
+        save_file(arrays, temporary, {_KEY: _to_text(sealed)})
 
 
 def read_seal(path: Path) -> dict[str, Any]:
@@ -37,7 +40,9 @@ def read_seal(path: Path) -> dict[str, Any]:
         ModelFileError: missing, truncated, corrupt or foreign.
     """
     with _open(path) as file:
-        return _header(path, file)[0]
+        header = _header(path, file)
+    header.pop(_DIGEST, None)
+    return header
 
 
 def read_sealed(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -47,12 +52,13 @@ def read_sealed(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         ModelFileError: as ``read_seal``, or the content does not match the digest.
     """
     with _open(path) as file:
-        header, text = _header(path, file)
+        header = _header(path, file)
+        digest = header.pop(_DIGEST, None)
         try:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping, it has only keys()
         except (SafetensorError, OSError, TypeError) as error:
             raise ModelFileError(f"{path} is damaged: {error}") from error
-        if _digest(text, tensors) != file.metadata().get(_DIGEST):
+        if _digest(header, tensors) != digest:
             raise ModelFileError(f"{path} was changed after it was written: its SHA-256 does not match")
     return header, tensors
 
@@ -68,8 +74,8 @@ def _open(path: Path) -> Any:
         raise ModelFileError(f"{path} is no readable model file (truncated, damaged or foreign): {error}") from error
 
 
-def _header(path: Path, file: Any) -> tuple[dict[str, Any], str]:
-    text = (file.metadata() or {}).get(_HEADER)
+def _header(path: Path, file: Any) -> dict[str, Any]:
+    text = (file.metadata() or {}).get(_KEY)
     if text is None:
         raise ModelFileError(f"{path} is a safetensors file, but not one that resnetv2 wrote: it has no header")
     try:
@@ -78,11 +84,15 @@ def _header(path: Path, file: Any) -> tuple[dict[str, Any], str]:
         raise ModelFileError(f"{path} has a damaged header: {error}") from error
     if not isinstance(header, dict):
         raise ModelFileError(f"{path} has a damaged header: it is no JSON object")
-    return header, text
+    return header
 
 
-def _digest(header: str, tensors: Mapping[str, np.ndarray]) -> str:
-    digest = hashlib.sha256(header.encode())
+def _to_text(header: Mapping[str, Any]) -> str:
+    return json.dumps(header, ensure_ascii=False, sort_keys=True)
+
+
+def _digest(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
+    digest = hashlib.sha256(_to_text(header).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
         digest.update(f"\0{name}\0{tensor.dtype.str}\0{tensor.shape}\0".encode())

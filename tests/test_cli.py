@@ -1,0 +1,191 @@
+"""The command line as a user meets it: real processes, their output and exit codes."""
+
+import argparse
+import inspect
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from runs import SETTINGS, TINY, command, write_colours
+
+import resnetv2
+from resnetv2.cli import COMMANDS, make_parser
+from resnetv2.cli.show import print_table
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_colours(tmp_path_factory.mktemp("data") / "colours", train=4, val=2, test=2)
+
+
+@pytest.fixture(scope="module")
+def model(data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return resnetv2.train(data, out=out, set=TINY, **{**SETTINGS, "epochs": 1}).best
+
+
+def subparsers():
+    actions = [a for a in make_parser()._actions if isinstance(a, argparse._SubParsersAction)]
+    return actions[0].choices
+
+
+def test_help_lists_every_command_and_each_has_help():
+    names = [module.__name__.rsplit(".", 1)[-1] for module in COMMANDS]
+    assert sorted(subparsers()) == sorted(names)
+    top = command("--help").stdout
+    for name, parser in subparsers().items():
+        assert f"    {name} " in top
+        assert "usage: resnetv2" in parser.format_help()
+
+
+@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "verify", "info", "demo"])
+def test_every_command_equals_one_public_function_with_the_same_argument_names(name):
+    options = {action.dest for action in subparsers()[name]._actions} - {"help", "json"}
+    parameters = set(inspect.signature(getattr(resnetv2, name)).parameters) - {"progress"}
+    assert options == parameters
+
+
+def test_an_unknown_command_and_an_unknown_option_exit_with_2_in_one_line():
+    for words in (["trian"], ["models", "--jsno"], []):
+        done = command(*words)
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert done.stderr.count("\n") == 1
+        assert "error:" in done.stderr
+
+
+def test_version():
+    assert command("--version").stdout == f"resnetv2 {resnetv2.__version__}\n"
+
+
+@pytest.mark.parametrize("words", [["--help"], ["train", "--help"], ["models"], ["models", "--json"], ["--version"]])
+def test_starting_imports_neither_torch_nor_numpy(words):
+    code = f"import sys; from resnetv2.cli import main\ntry: main({words!r})\nexcept SystemExit: pass\n"
+    code += "heavy = {'torch', 'numpy', 'PIL', 'sklearn', 'safetensors'} & set(sys.modules); assert not heavy, heavy"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_what_needs_no_torch_works_where_torch_cannot_be_imported(model, data, tmp_path):
+    blocked = tmp_path / "blocked"
+    (blocked / "torch").mkdir(parents=True)
+    (blocked / "torch" / "__init__.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')"
+    )
+    for words in (["info", model], ["models"]):
+        assert command(*words, PYTHONPATH=str(blocked)).returncode == 0
+    done = command("predict", model, data / "test", PYTHONPATH=str(blocked))
+    assert done.returncode == 2
+    assert 'pip install "resnetv2[train]"' in done.stderr
+    assert "Traceback" not in done.stderr
+    done = command("train", data, "--out", tmp_path / "run", PYTHONPATH=str(blocked))
+    assert done.returncode == 2
+    assert 'pip install "resnetv2[train]"' in done.stderr
+
+
+def test_models_lists_filters_and_refuses_what_matches_nothing():
+    names = [entry["name"] for entry in json.loads(command("models", "--json").stdout)]
+    assert names == resnetv2.list_models()
+    assert "25,549,352" in command("models", "resnet50v2").stdout
+    done = command("models", "vgg*")
+    assert done.returncode == 2
+    assert "no architecture matches 'vgg*'" in done.stderr
+
+
+def test_train_evaluate_predict_verify_and_info_from_the_shell(data, tmp_path):
+    run = tmp_path / "run"
+    flags = ["--arch", "resnet18v2", "--image-size", "32", "--batch-size", "8", "--epochs", "1"]
+    done = command("train", data, "--out", run, *flags, "--set", "model.width_factor=0.25", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["best"] == str(run / "best.safetensors")
+    assert "epoch 1/1" in done.stderr
+    model = run / "best.safetensors"
+
+    report = json.loads(command("evaluate", model, data, "--json").stdout)
+    assert {"n", "top1", "top1_ci95", "top5", "per_class", "confusion"} <= set(report)
+    text = command("evaluate", model, data).stdout
+    assert "top-1" in text
+    assert "n = 6" in text
+
+    lines = command("predict", model, data / "test", "--json", "--top", "2").stdout.splitlines()
+    assert len(lines) == 6
+    answer = json.loads(lines[0])
+    assert set(answer) == {"path", "label", "probability", "top"}
+    assert len(answer["top"]) == 2
+
+    assert command("verify", model).stdout.startswith("ok  ")
+    assert json.loads(command("verify", model, "--json").stdout)["ok"] is True
+    assert json.loads(command("info", model, "--json").stdout)["classes"] == ["blue", "green", "red"]
+    assert "preprocessing" in command("info", model).stdout
+
+
+def test_predict_answers_the_others_and_exits_with_2_when_a_picture_cannot_be_read(model, data, tmp_path):
+    bad = tmp_path / "bad\nname.png"
+    bad.write_bytes(b"x")
+    good = data / "test" / "red" / "000.png"
+    done = command("predict", model, bad, good, "--json")
+    assert done.returncode == 2
+    first, second = map(json.loads, done.stdout.splitlines())
+    assert first["path"] == str(bad)
+    assert "not a picture" in first["error"]
+    assert second["label"] in ("red", "green", "blue")
+    table = command("predict", model, bad, good)
+    assert table.returncode == 2
+    assert "bad\\nname.png" in table.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not take such names")
+def test_a_file_name_that_is_no_utf8_is_answered(model, data, tmp_path):
+    name = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    shutil.copy(data / "test" / "red" / "000.png", name)
+    for flags in ([], ["--json"]):
+        done = command("predict", model, tmp_path, *flags)
+        assert done.returncode == 0, done.stderr
+        assert "udce9" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate", "{model}", "{data}/nothing"], "no such folder or CSV file"),
+        (["evaluate", "{data}", "{data}"], "is a folder; a file such as"),
+        (["evaluate", "{model}", "{data}", "--device", "gpu"], "device 'gpu' cannot be used here"),
+        (["predict", "{model}.gone", "{data}"], "no such file"),
+        (["verify", "{data}/test/red/000.png"], "is no readable model file"),
+        (["info", "{data}/test/red/000.png"], "is no readable model file"),
+        (["train", "{data}/train/red", "--out", "{tmp}/r"], "no pictures in"),
+        (["train", "{data}", "--out", "{tmp}/r", "--set", "lr"], "--set takes key=value, got 'lr'"),
+        (["train", "{data}", "--out", "{tmp}/r", "--set", "ls=0.1"], "unknown setting 'ls'"),
+        (["train", "{data}", "--out", "{tmp}/r", "--set", "epochs=many"], "epochs must be"),
+        (["train", "{data}", "--out", "{tmp}/r", "--image-size", "16"], "image_size must be at least 32"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_message_exit_2_and_no_traceback(model, data, tmp_path, words, message):
+    words = [word.format(model=model, data=data, tmp=tmp_path) for word in words]
+    done = command(*words)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.startswith(f"resnetv2 {words[0]}: error: ")
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_reader_that_goes_away_is_no_error(model, data):
+    full = [sys.executable, "-m", "resnetv2", "models", "--json"]
+    with subprocess.Popen(full, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        errors = process.stderr.read()
+        process.wait(timeout=60)
+    assert b"Traceback" not in errors
+    assert b"BrokenPipe" not in errors
+
+
+def test_a_table_has_every_cell_whatever_it_holds(capsys):
+    print_table(("a", "b"), [("[red]x[/red]", "1"), (":smile:", "20"), ("\x1b[31m", "3")])
+    out = capsys.readouterr().out
+    assert "[red]x[/red]" in out
+    assert ":smile:" in out
+    assert "\\x1b[31m" in out

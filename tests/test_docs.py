@@ -1,0 +1,114 @@
+"""What the documents say is executed: Python blocks as they stand, ``resnetv2`` lines with a short run's flags."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from runs import command
+
+import resnetv2.digits
+from resnetv2.cli import COMMANDS
+from resnetv2.config import DIALECTS
+from resnetv2.recipes import TrainConfig
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
+SHORT = ["--arch", "resnet50v2", "--epochs", "1", "--image-size", "32"]  # what a test adds to `resnetv2 train`
+
+
+def blocks(document, language):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder as the documents assume it: pictures/ with a split, new-pictures/, and a run/."""
+    place = tmp_path_factory.mktemp("docs")
+    resnetv2.digits.write_digits(place / "all")
+    for split, count in (("train", 4), ("val", 2), ("test", 2)):
+        for number in range(10):
+            names = sorted((place / "all" / split / str(number)).iterdir())[:count]
+            folder = place / "pictures" / split / str(number)
+            folder.mkdir(parents=True)
+            for path in names:
+                path.rename(folder / path.name)
+    (place / "new-pictures").mkdir()
+    source = next((place / "pictures" / "test" / "0").iterdir())
+    (place / "new-pictures" / "one.png").write_bytes(source.read_bytes())
+    return place
+
+
+@pytest.fixture(scope="module")
+def run(place):
+    settings = {"out": place / "run", "epochs": 1, "image_size": 32, "device": "cpu"}
+    return resnetv2.train(place / "pictures", set={"model": {"width_factor": 0.5}}, **settings)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_python_blocks_run(document, place, run, monkeypatch, tmp_path):
+    (tmp_path / "pictures").symlink_to(place / "pictures")
+    text = "\n".join(blocks(document, "python"))
+    if "resnetv2.train(" not in text:
+        (tmp_path / "run").symlink_to(run.out)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(text, document, "exec"), {"__name__": "document"})
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_shell_blocks_run(document, place, tmp_path):
+    for name in ("pictures", "new-pictures"):
+        (tmp_path / name).symlink_to(place / name)
+    for line in "".join(blocks(document, "sh")).splitlines():
+        words = shlex.split(line, comments=True)
+        if words[:1] != ["resnetv2"]:
+            assert words[:1] in (["make"], ["pip"], []), f"a command that no test runs: {line}"
+            continue
+        short = SHORT if words[1] == "train" and "--epochs" not in words else []
+        done = command(*words[1:], *short, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "BENCHMARKS.md", *DOCUMENTS[1:]])
+def test_links_to_files_lead_somewhere(document):
+    text = (ROOT / document).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        if not target.startswith("https://"):
+            assert ((ROOT / document).parent / target).exists(), target
+
+
+def test_the_file_tree_in_the_readme_names_what_exists():
+    tree = next(block for block in blocks("README.md", "text") if "src/resnetv2" in block)
+    for name in (
+        "digits.py",
+        "inference.py",
+        "model.py",
+        "preprocess.py",
+        "recipes.py",
+        "config.py",
+        "plain.py",
+        "files.py",
+    ):
+        assert name in tree
+        assert (ROOT / "src" / "resnetv2" / name).exists()
+    there = {p.name for p in (ROOT / "src" / "resnetv2").iterdir() if not p.name.startswith("__")} - {"py.typed"}
+    assert {name for name in there if name.removesuffix(".py") not in tree} == set()
+
+
+def test_the_documents_name_every_command_and_every_dialect():
+    everything = "\n".join((ROOT / document).read_text(encoding="utf-8") for document in [*DOCUMENTS, "CHANGELOG.md"])
+    for module in COMMANDS:
+        assert f"resnetv2 {module.__name__.rsplit('.', 1)[-1]}" in everything
+    for dialect in DIALECTS:
+        assert f"| `{dialect}` |" in (ROOT / "docs" / "dialects.md").read_text(encoding="utf-8")
+
+
+def test_the_training_guide_states_the_recipe_in_force():
+    text = (ROOT / "docs" / "train.md").read_text(encoding="utf-8")
+    config = TrainConfig()
+    assert f"momentum {config.momentum}" in text
+    assert f"label smoothing {config.label_smoothing}" in text
+    assert "weight decay 5e-4" in text
+    assert config.weight_decay == 5e-4
+    assert TrainConfig(batch_size=256).peak_lr == 0.1

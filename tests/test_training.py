@@ -1,0 +1,311 @@
+"""The training run: what it writes, that it learns, that it stops and goes on without losing anything."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from runs import SETTINGS, TINY, write_colours
+
+import resnetv2
+from resnetv2.errors import ConfigError, DataError, Error, Interrupted
+from resnetv2.recipes import TrainConfig
+from resnetv2.training.checkpoint import list_checkpoints
+from resnetv2.training.optim import MovingAverage, learning_rate, make_optimizer
+from resnetv2.training.run import Run, _new
+from resnetv2.weights.modelfile import read_model_file
+
+
+@pytest.fixture(scope="module")
+def colours(tmp_path_factory):
+    return write_colours(tmp_path_factory.mktemp("data") / "colours")
+
+
+@pytest.fixture(scope="module")
+def trained(colours, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return resnetv2.train(colours, out=out, set={**TINY, "save_minutes": 0}, **SETTINGS)
+
+
+def read_log(out):
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def weights(path):
+    return read_model_file(path).weights
+
+
+def same_files(one, other):
+    """The parts of two runs that must not differ by a bit."""
+    for name in ("best.safetensors", "last.safetensors", "metrics.jsonl", "config.json", "index.csv"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+
+
+def test_a_run_writes_its_settings_pictures_environment_log_and_models(trained, colours):
+    out = trained.out
+    config = json.loads((out / "config.json").read_text())
+    assert TrainConfig.from_dict(config).epochs == 3
+    assert config["hflip"] == 0.5
+    assert config["crop_scale"] == [0.35, 1.0], "the resolved value, not None"
+    assert len((out / "index.csv").read_text().splitlines()) == 1 + 3 * 18
+    assert json.loads((out / "environment.json").read_text())["torch"] == torch.__version__
+    assert [line["epoch"] for line in read_log(out)] == [1, 2, 3]
+    assert trained.best == out / "best.safetensors"
+    assert trained.best.exists()
+    assert trained.last.exists()
+    assert sorted(p.name for p in out.iterdir() if p.name.startswith(".")) == []
+
+
+def test_a_run_learns_what_can_be_learned(trained):
+    log = read_log(trained.out)
+    assert log[-1]["train_loss"] < log[0]["train_loss"]
+    assert trained.val_top1 == max(line["val_top1"] for line in log)
+    assert trained.val_top1 > 0.6, "three colours far apart; chance is 1/3"
+
+
+def test_the_model_file_carries_classes_preprocessing_recipe_figures_and_golden_samples(trained):
+    file = read_model_file(trained.best)
+    assert file.header.classes == ("blue", "green", "red")
+    assert file.header.preprocessing.image_size == 32
+    assert file.header.provenance["recipe"]["arch"] == "resnet18v2"
+    assert file.header.provenance["data"]["pictures"] == {"train": 30, "val": 12, "test": 12}
+    assert file.header.metrics["val"]["n"] == 12
+    assert file.header.metrics["val"]["top1"] == trained.val_top1
+    assert len(file.golden.pictures) == 4
+    assert resnetv2.verify(trained.best, device="cpu").ok
+
+
+def test_the_figures_in_the_log_are_those_of_evaluate(trained, colours):
+    report = resnetv2.evaluate(trained.last, colours, split="val", device="cpu")
+    assert report["top1"] == read_log(trained.out)[-1]["val_top1"]
+    assert report["n"] == 12
+
+
+def test_equal_settings_give_equal_bits(trained, colours, tmp_path):
+    again = resnetv2.train(colours, out=tmp_path / "again", set={**TINY, "save_minutes": 0}, **SETTINGS)
+    same_files(trained.out, again.out)
+
+
+def test_another_seed_gives_other_weights(trained, colours, tmp_path):
+    other = resnetv2.train(colours, out=tmp_path / "other", set={**TINY, "save_minutes": 0}, seed=1, **SETTINGS)
+    name = "stem.conv.weight"
+    assert not np.array_equal(weights(trained.last)[name], weights(other.last)[name])
+
+
+def test_the_number_of_workers_changes_nothing(trained, colours, tmp_path):
+    options = {**TINY, "save_minutes": 0, "workers": 1}
+    other = resnetv2.train(colours, out=tmp_path / "other", set=options, **SETTINGS)
+    one, two = weights(trained.last), weights(other.last)
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+    assert read_log(trained.out) == read_log(other.out)
+
+
+def test_a_signal_finishes_the_step_saves_and_resume_gives_the_bits_of_an_uninterrupted_run(
+    trained, colours, tmp_path, monkeypatch
+):
+    out = tmp_path / "run"
+    step = Run.take_step
+    stop_after = [2, 7]  # in the first epoch, and in the second
+
+    def interrupted(self, batch, rate):
+        step(self, batch, rate)
+        if stop_after and self.progress.step == stop_after[0]:
+            stop_after.pop(0)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Run, "take_step", interrupted)
+    options = {**TINY, "save_minutes": 0}
+    with pytest.raises(Interrupted) as stop:
+        resnetv2.train(colours, out=out, set=options, **SETTINGS)
+    assert stop.value.exit_code == 130
+    with pytest.raises(Interrupted):
+        resnetv2.train(colours, out=out, resume=True)
+    resnetv2.train(colours, out=out, resume=True)
+    assert stop_after == []
+    same_files(trained.out, out)
+
+
+def test_a_run_killed_with_sigkill_resumes_to_the_bits_of_an_uninterrupted_run(trained, colours, tmp_path):
+    out = tmp_path / "run"
+    words = [sys.executable, "-m", "resnetv2", "train", str(colours), "--out", str(out)]
+    first = [*words, *(f"--{k.replace('_', '-')}={v}" for k, v in SETTINGS.items())]
+    first += ["--set=model.width_factor=0.25", "--set=hflip=0.5", "--set=workers=2", "--set=save_minutes=0"]
+    process = subprocess.Popen(first, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not list_checkpoints(out / "checkpoints") and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    subprocess.run([*words, "--resume"], check=True, capture_output=True, timeout=120)
+    same_files(trained.out, out)
+
+
+def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(trained, colours, tmp_path, capsys):
+    out = tmp_path / "run"
+    resnetv2.train(colours, out=out, set={**TINY, "save_minutes": 0}, **SETTINGS)
+    newest, before = list_checkpoints(out / "checkpoints")
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    resnetv2.train(colours, out=out, resume=True)
+    assert "older checkpoint" in capsys.readouterr().err
+    same_files(trained.out, out)
+    assert before.exists()
+
+
+def test_a_finished_run_can_be_resumed_without_effect(trained, colours):
+    before = trained.last.stat().st_mtime_ns
+    assert resnetv2.train(colours, out=trained.out, resume=True) == trained
+    assert trained.last.stat().st_mtime_ns == before
+
+
+def test_resume_refuses_other_settings_and_names_them(trained, colours):
+    with pytest.raises(ConfigError, match=r"batch_size: 8 in the run, 16 asked for"):
+        resnetv2.train(colours, out=trained.out, resume=True, batch_size=16)
+
+
+def test_resume_without_a_run_says_so(colours, tmp_path):
+    with pytest.raises(ConfigError, match="no run to resume"):
+        resnetv2.train(colours, out=tmp_path / "nothing", resume=True)
+
+
+def test_a_folder_with_another_run_asks_for_resume_or_a_new_name(trained, colours):
+    with pytest.raises(ConfigError, match="--resume, or choose another --out"):
+        resnetv2.train(colours, out=trained.out, **SETTINGS)
+
+
+def test_a_folder_with_other_files_is_not_touched(colours, tmp_path):
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(ConfigError, match="not an empty folder"):
+        resnetv2.train(colours, out=tmp_path, **SETTINGS)
+    assert [p.name for p in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_an_unreadable_picture_is_named_and_nothing_is_written(tmp_path):
+    data = write_colours(tmp_path / "data", train=2, val=2, test=2)
+    (data / "train" / "red" / "bad.jpg").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"1 of 19 pictures cannot be read:\n.*bad\.jpg"):
+        resnetv2.train(data, out=tmp_path / "run", **SETTINGS)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"image_size": 31}, "image_size must be at least 32, got 31"),
+        ({"epochs": 0}, "epochs must be at least 1"),
+        ({"arch": "resnet50"}, "unknown architecture 'resnet50': did you mean 'resnet50v2'?"),
+        ({"device": "gpu"}, "device 'gpu' cannot be used here"),
+        ({"set": {"weight_decy": 1}}, "unknown setting 'weight_decy': did you mean 'weight_decay'?"),
+        ({"set": {"model": {"stem": "5x5"}}}, "stem must be one of"),
+        ({"set": {"model": {"num_classes": 3}}}, "num_classes is set by the data"),
+    ],
+)
+def test_a_wrong_setting_is_refused_before_anything_is_written(colours, tmp_path, settings, message):
+    with pytest.raises(ConfigError) as error:
+        resnetv2.train(colours, out=tmp_path / "run", **settings)
+    assert message in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_data_is_never_written_to(colours, trained):
+    kept = {p.suffix for p in colours.rglob("*") if p.is_file()}
+    assert kept == {".png"}
+    assert len(list(colours.rglob("*.png"))) == 3 * 18
+
+
+def test_every_dataset_size_modulo_the_batch_size_trains(tmp_path):
+    for extra in range(4):
+        data = write_colours(tmp_path / f"data{extra}", train=2, val=1, test=1)
+        source = data / "train" / "red" / "000.png"
+        for i in range(extra):
+            (data / "train" / "red" / f"extra{i}.png").write_bytes(source.read_bytes())
+        settings = {**SETTINGS, "batch_size": 4, "epochs": 1}
+        result = resnetv2.train(data, out=tmp_path / f"run{extra}", set=TINY, **settings)
+        assert np.isfinite(read_log(result.out)[0]["train_loss"])
+
+
+def test_a_loss_that_is_not_a_number_stops_with_the_step(colours, tmp_path):
+    with pytest.raises(Error, match=r"the loss became (nan|inf) at step \d+ .*lower --lr"):
+        resnetv2.train(colours, out=tmp_path / "run", set=TINY, lr=1e30, **SETTINGS)
+
+
+def test_training_works_outside_the_main_thread_where_signals_cannot_be_caught(colours, tmp_path):
+    results = []
+    settings = {**SETTINGS, "epochs": 1}
+    thread = threading.Thread(
+        target=lambda: results.append(resnetv2.train(colours, out=tmp_path / "run", set=TINY, **settings))
+    )
+    thread.start()
+    thread.join(timeout=120)
+    assert results
+    assert results[0].epochs == 1
+
+
+def test_recomputed_activations_change_no_bit_of_a_run(trained, colours, tmp_path):
+    options = {**TINY, "save_minutes": 0, "memory": "recompute"}
+    other = resnetv2.train(colours, out=tmp_path / "run", set=options, **SETTINGS)
+    one, two = weights(trained.last), weights(other.last)
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+# --- its parts ---
+
+
+def test_the_rate_warms_up_peaks_once_and_falls_to_nearly_nothing():
+    config = TrainConfig(epochs=10, batch_size=256)
+    rates = [learning_rate(config, step, 20) for step in range(200)]
+    peak = int(np.argmax(rates))
+    assert peak == 40, "two epochs of warm-up"
+    assert rates[peak] == pytest.approx(0.1, rel=1e-12)  # one cosine of zero
+    assert all(a < b for a, b in zip(rates[:peak], rates[1 : peak + 1], strict=True))
+    assert all(a > b for a, b in zip(rates[peak:-1], rates[peak + 1 :], strict=True))
+    assert 0 < rates[-1] < 1e-4
+
+
+def test_warm_up_takes_at_most_a_quarter_of_a_short_run():
+    config = TrainConfig(epochs=2, warmup_epochs=5)
+    rates = [learning_rate(config, step, 100) for step in range(200)]
+    assert int(np.argmax(rates)) == 50
+
+
+def test_norms_and_biases_are_not_decayed():
+    model = resnetv2.create_model("resnet18v2", num_classes=3, width_factor=0.25)
+    decayed, free = make_optimizer(model, TrainConfig()).param_groups
+    assert decayed["weight_decay"] == 5e-4
+    assert free["weight_decay"] == 0
+    assert all(p.ndim > 1 for p in decayed["params"])
+    assert len(decayed["params"]) + len(free["params"]) == len(list(model.parameters()))
+
+
+def test_the_average_follows_the_weights_and_an_update_later_counts_for_the_steps_between():
+    model = resnetv2.create_model("resnet18v2", num_classes=3, width_factor=0.25)
+    copy = resnetv2.create_model("resnet18v2", num_classes=3, width_factor=0.25)
+    average = MovingAverage(model, copy, decay=0.5)
+    name = "head.fc.bias"
+    before = average.average.state_dict()[name].clone()
+    with torch.no_grad():
+        model.state_dict()[name].add_(1)
+    average.update(
+        1000
+    )  # at step 1000 of a young run the decay is min(0.5, 1001/1010), to the 1000th power: nothing is left
+    assert torch.allclose(average.average.state_dict()[name], before + 1)  # float32 rounding of the sum
+    with torch.no_grad():
+        model.state_dict()[name].add_(1)
+    average.update(1002)
+    expected = before + 1 + (1 - 0.5**2)
+    assert torch.allclose(average.average.state_dict()[name], expected)  # likewise
+
+
+def test_the_average_does_not_disturb_the_random_state(colours, tmp_path):
+    """Its network is initialised beside the trained one, which must not change what the run draws afterwards."""
+    config, index = _new(colours, tmp_path / "run", {**SETTINGS, **TINY})
+    Run(config, index, tmp_path / "run")
+    state = torch.get_rng_state()
+    torch.manual_seed(config.seed)
+    resnetv2.ResNetV2(config.architecture(3))
+    assert torch.equal(state, torch.get_rng_state())
