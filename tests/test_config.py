@@ -237,7 +237,7 @@ def test_projections_stand_where_each_publisher_has_them(depth):
 
 def test_strided_units_are_the_first_or_the_last_of_their_stage():
     def strided(dialect):
-        return [(u.stage, u.index) for u in architecture("resnet50v2", dialect).units() if u.stride == 2]
+        return [(u.stage, u.number) for u in architecture("resnet50v2", dialect).units() if u.stride == 2]
 
     assert strided("torch") == [(1, 0), (2, 0), (3, 0)]
     assert strided("keras") == [(0, 2), (1, 3), (2, 5)]

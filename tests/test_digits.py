@@ -35,7 +35,7 @@ def test_writing_them_again_touches_nothing(tmp_path):
 def test_the_demo_prints_each_command_runs_it_and_can_be_run_again(tmp_path):
     code = (
         "import resnetv2.digits as d, resnetv2;"
-        "d.TRAINING = ['--arch', 'resnet18v2', '--image-size', '32', '--epochs', '1', '--set', 'model.width_factor=0.25'];"
+        "d.TRAINING = '--arch resnet18v2 --image-size 32 --epochs 1 --set model.width_factor=0.25'.split();"
         "raise SystemExit(resnetv2.demo('demo'))"
     )
     for resume in ("", " --resume"):

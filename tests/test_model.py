@@ -806,11 +806,11 @@ def test_a_compiled_training_step_has_the_gradients_of_the_plain_one(memory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("graph", ["torch", "keras", "bit", "haiku"])
+@pytest.mark.parametrize("graph", ["torch", "bit", "haiku"])
 def test_a_model_compiled_to_machine_code_gives_the_same_logits_at_any_batch(graph):
     torch.compiler.reset()
     model = randomise(small(graph)).double().eval()
-    compiled = torch.compile(model, dynamic=True)
+    compiled = torch.compile(model)  # the second batch size makes the batch dynamic
     with torch.no_grad():
         for batch in (2, 3, 5):
             x = torch.randn(batch, 3, 64, 64, dtype=torch.float64)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -262,8 +263,8 @@ def test_the_rate_warms_up_peaks_once_and_falls_to_nearly_nothing():
     peak = int(np.argmax(rates))
     assert peak == 40, "two epochs of warm-up"
     assert rates[peak] == pytest.approx(0.1, rel=1e-12)  # one cosine of zero
-    assert all(a < b for a, b in zip(rates[:peak], rates[1 : peak + 1], strict=True))
-    assert all(a > b for a, b in zip(rates[peak:-1], rates[peak + 1 :], strict=True))
+    assert all(a < b for a, b in pairwise(rates[: peak + 1]))
+    assert all(a > b for a, b in pairwise(rates[peak:]))
     assert 0 < rates[-1] < 1e-4
 
 

@@ -39,8 +39,9 @@ def replace_file(path: Path) -> Iterator[Path]:
 
 def write_json(path: Path, value: Any) -> None:
     """Write ``value`` as readable JSON, atomically."""
-    with replace_file(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    with replace_file(path) as temporary:  # a path that is no UTF-8 holds surrogates: "\\udce9" is also their JSON
+        temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def _sync_directory(path: Path) -> None:

@@ -525,7 +525,8 @@ def create_model(
     """
     if pretrained:
         raise ConfigError(f"{name} names an architecture, without published weights; resnetv2.load reads a model file")
-    config = architecture(name, dialect, num_classes=num_classes, in_chans=in_chans, **changes)
+    classes = 0 if features_only else num_classes  # a head that nothing reads would get no gradient
+    config = architecture(name, dialect, num_classes=classes, in_chans=in_chans, **changes)
     model = ResNetV2(
         config, drop_rate=drop_rate, drop_path_rate=drop_path_rate, memory=memory, zero_init_last=zero_init_last
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, ClassVar, Self, cast
 
@@ -30,6 +30,13 @@ class Plain:
             if key not in known:
                 raise ConfigError(unknown(cls.noun, key, known))
         return cls(**{key: _from_json(value) for key, value in values.items()})
+
+    def _mistyped(self) -> Iterator[str]:
+        """Name the fields whose value is not of their default's type; a whole number may stand for a float."""
+        for field in fields(cast("Any", self)):
+            value, kind = getattr(self, field.name), type(field.default)
+            if type(value) is not kind and not (kind is float and type(value) is int):
+                yield f"{field.name} must be of type {kind.__name__}, got {value!r}"
 
 
 def _to_json(value: Any) -> Any:

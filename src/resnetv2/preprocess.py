@@ -7,6 +7,7 @@ Training, evaluation, prediction and verification all decode with ``open_picture
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
 MAX_PIXELS = 89_478_485  # 0.25 GiB of RGB, the size at which Pillow itself begins to warn
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
+_LONGEST = 32  # times the short side
 INTERPOLATION = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -53,17 +55,23 @@ class Preprocessing(Plain):
     std: tuple[float, float, float] = (127.5, 127.5, 127.5)
 
     def __post_init__(self) -> None:
+        problems = list(self._mistyped())
+        if problems:
+            raise ConfigError("; ".join(problems))
         if not 1 <= self.image_size <= self.resize:
             raise ConfigError(f"image_size must lie in 1 … resize, got {self.image_size} with resize {self.resize}")
         if self.fit not in FITS:
             raise ConfigError(f"fit must be one of {', '.join(map(repr, FITS))}, got {self.fit!r}")
         if self.interpolation not in INTERPOLATION:
             raise ConfigError(unknown("interpolation", self.interpolation, INTERPOLATION))
-        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+        numbers = [type(v) in (int, float) and math.isfinite(v) for v in (*self.mean, *self.std)]
+        if len(self.mean) != 3 or len(self.std) != 3 or not all(numbers) or min(self.std) <= 0:
             raise ConfigError(f"mean and std must be three numbers, std above 0, got {self.mean!r} and {self.std!r}")
 
     def __call__(self, picture: Image.Image) -> np.ndarray:
         """Resize and crop an RGB picture. Returns uint8 (image_size, image_size, 3), RGB."""
+        if self.fit == "shortest":
+            picture = _shorten(picture)
         width, height = self._resized(picture.width, picture.height)
         if (width, height) != picture.size:
             picture = picture.resize((width, height), INTERPOLATION[self.interpolation])
@@ -84,6 +92,16 @@ class Preprocessing(Plain):
         if width <= height:
             return self.resize, int(self.resize * height / width)
         return int(self.resize * width / height), self.resize
+
+
+def _shorten(picture: Image.Image) -> Image.Image:
+    """Cut the ends off a picture longer than ``_LONGEST`` times its width: resizing them whole could fill the memory.
+
+    What remains is its middle, to the pixel, and far more than the central square and the filters' reach.
+    """
+    longest = _LONGEST * min(picture.size)
+    left, top = (max(side - longest, 0) // 2 for side in picture.size)
+    return picture.crop((left, top, picture.width - left, picture.height - top)) if left or top else picture
 
 
 def open_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -127,7 +145,7 @@ def _check_budget(image: Image.Image, max_pixels: int) -> None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB":
+    if image.mode == "RGB" and not image.has_transparency_data:
         return image
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         return Image.fromarray(_to_uint8(np.asarray(image), image.mode)).convert("RGB")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self
 
 from resnetv2.config import ResNetV2Config, architecture
-from resnetv2.errors import ConfigError
+from resnetv2.errors import ConfigError, unknown
 from resnetv2.plain import Plain
 
+_FIELDS = frozenset(f.name for f in fields(ResNetV2Config))
 GLYPH_LENGTH = 2  # class names this short are taken for characters, which mirrors and tight crops turn into others
 
 
@@ -56,7 +58,8 @@ class TrainConfig(Plain):
 
     def __post_init__(self) -> None:
         def is_number(value: Any) -> bool:
-            return isinstance(value, (int, float)) and not isinstance(value, bool)
+            is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
+            return is_real and abs(value) <= sys.float_info.max  # neither infinite nor NaN
 
         problems: list[str] = []
 
@@ -81,12 +84,24 @@ class TrainConfig(Plain):
             need(name, ok, f"two rising numbers above 0 and at most {top:g}, such as 0.5,1")
         need("memory", self.memory in ("saved", "recompute"), "'saved' or 'recompute'")
         need("zero_init_last", isinstance(self.zero_init_last, bool), "true or false")
+        need("seed", not is_number(self.seed) or self.seed < 2**63, "below 2**63")
+        for name in ("arch", "dialect", "device"):
+            need(name, isinstance(getattr(self, name), str), "a name")
         need("model", isinstance(self.model, Mapping), "architecture fields, such as model.stem=3x3")
         workers_ok = isinstance(self.workers, int) and not isinstance(self.workers, bool) and self.workers >= 1
         need("workers", self.workers is None or workers_ok, "at least 1")
+        problems += self._network_problems()
         if problems:
             raise ConfigError("; ".join(problems))
-        self.architecture(num_classes=1)
+
+    def _network_problems(self) -> list[str]:
+        if not (isinstance(self.arch, str) and isinstance(self.dialect, str) and isinstance(self.model, Mapping)):
+            return []  # said already
+        try:
+            self.architecture(num_classes=1)
+        except ConfigError as error:
+            return [str(error)]
+        return []
 
     @property
     def peak_lr(self) -> float:
@@ -95,6 +110,9 @@ class TrainConfig(Plain):
 
     def architecture(self, num_classes: int) -> ResNetV2Config:
         """Return the network this run trains."""
+        for key in self.model:
+            if key not in _FIELDS:
+                raise ConfigError(unknown(ResNetV2Config.noun, str(key), _FIELDS))
         fixed = sorted(set(self.model) & {"num_classes", "in_chans"})
         if fixed:
             raise ConfigError(f"model.{fixed[0]} is set by the data and cannot be chosen")
@@ -121,9 +139,12 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
         key, sign, text = pair.partition("=")
         if not sign or not key:
             raise ConfigError(f"--set takes key=value, got {pair!r}")
-        value = tuple(map(_value, text.split(","))) if "," in text and text[0] not in '["' else _value(text)
+        value = tuple(map(_value, text.split(","))) if "," in text and text[0] not in '["{' else _value(text)
         if key.startswith("model."):
-            settings.setdefault("model", {})[key.removeprefix("model.")] = value
+            model = settings.setdefault("model", {})
+            if not isinstance(model, dict):
+                raise ConfigError(f"--set {pair} comes after a model that is no mapping: {model!r}")
+            model[key.removeprefix("model.")] = value
         else:
             settings[key] = value
     return settings
@@ -132,6 +153,6 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
 def _value(text: str) -> Any:
     try:
         value = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # also: a number too long, brackets too deep
         return text
     return tuple(value) if isinstance(value, list) else value

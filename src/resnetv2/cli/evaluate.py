@@ -28,8 +28,11 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate and print the figures."""
     import resnetv2
     from resnetv2.cli.show import print_json
+    from resnetv2.console import counting
 
-    report = resnetv2.evaluate(args.model, args.data, split=args.split, batch_size=args.batch_size, device=args.device)
+    options = {"split": args.split, "batch_size": args.batch_size, "device": args.device}
+    with counting("evaluating") as progress:
+        report = resnetv2.evaluate(args.model, args.data, **options, progress=progress)
     if args.json:
         print_json(report)
     else:

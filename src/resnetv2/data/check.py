@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from resnetv2.console import Counter
 from resnetv2.errors import DataError
 from resnetv2.preprocess import open_picture
 
 _SHOWN = 20  # bad pictures spelled out; the rest are counted
 
 
-def check_pictures(paths: Sequence[Path], progress: Callable[[int], None] | None = None) -> None:
+def check_pictures(paths: Sequence[Path], progress: Counter | None = None) -> None:
     """Decode every picture completely, in parallel.
 
     Args:
         paths: the picture files.
-        progress: called with the number of pictures done so far.
+        progress: called with the pictures done and the total.
 
     Raises:
         DataError: naming the pictures that cannot be read, each with its reason.
@@ -29,7 +30,7 @@ def check_pictures(paths: Sequence[Path], progress: Callable[[int], None] | None
             if reason:
                 bad.append(f"{path}: {reason}")
             if progress is not None:
-                progress(done)
+                progress(done, len(paths))
     if bad:
         more = [f"… and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
         raise DataError(f"{len(bad)} of {len(paths)} pictures cannot be read:\n  " + "\n  ".join(bad[:_SHOWN] + more))

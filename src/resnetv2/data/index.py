@@ -77,8 +77,12 @@ class Index:
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sort key under which numbers inside names count as numbers: "2" before "10", "img9" before "img10"."""
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+    """Sort key under which numbers inside names count as numbers: "2" before "10", "img9" before "img10".
+
+    Different names have different keys ("1" and "01"), so that no order depends on where the names came from.
+    """
+    parts = [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+    return [*parts, (-1, 0, name)]
 
 
 def read_index(data: Path) -> Index:
@@ -106,7 +110,7 @@ def read_index(data: Path) -> Index:
 def read_saved_index(path: Path, data: Path) -> Index:
     """Read the manifest that a run saved, for the data it was made of; the splits are the saved ones."""
     root = data if data.is_dir() else data.parent
-    return _build(root, _read_csv(path, root))
+    return _build(root, _read_csv(path, root, exact=True))
 
 
 def find_pictures(folder: Path) -> list[Path]:
@@ -169,7 +173,9 @@ def _class_problems(labels: Iterable[str], splits: Iterable[str]) -> list[str]:
         problems.append(f"there is one class only, {next(iter(count))!r}; a classifier needs two or more")
     for label in sorted(count, key=natural_key):
         splits_of = count[label]
-        if sum(splits_of.values()) == 1:
+        if label.encode(errors="replace").decode() != label:  # it could not be printed, nor sent as JSON
+            problems.append(f"class {label!r} is no UTF-8 text; rename it")
+        elif sum(splits_of.values()) == 1:
             problems.append(f"class {label!r} has a single picture; it needs one to train and one to check")
         elif any(c["train"] for c in count.values()) and not splits_of["train"]:
             where = " and ".join(repr(s) for s in SPLITS if splits_of[s])
@@ -206,7 +212,7 @@ def _read_classes(root: Path, parent: Path, split: str) -> list[tuple[str, str, 
     return rows
 
 
-def _read_csv(path: Path, root: Path) -> list[tuple[str, str, str]]:
+def _read_csv(path: Path, root: Path, exact: bool = False) -> list[tuple[str, str, str]]:
     rows, problems = [], []
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
@@ -218,16 +224,18 @@ def _read_csv(path: Path, root: Path) -> list[tuple[str, str, str]]:
                     f"{path} needs the columns image_path,label[,split] in its first line; got {','.join(names)}"
                 )
             for row in reader:
-                name, label, split = (str(row.get(c) or "").strip() for c in ("image_path", "label", "split"))
+                name, label, split = (row.get(c) or "" for c in ("image_path", "label", "split"))
+                if not exact:  # people write spaces after commas; names of files may end in them
+                    name, label, split = name.strip(), label.strip(), split.strip()
                 place = f"line {reader.line_num}"
                 if not name or not label:
                     problems.append(f"{place}: image_path or label is empty")
                 elif split and split.lower() not in _ALIASES:
                     problems.append(f"{place}: {unknown('split', split, SPLITS)}")
-                elif not (root / name).is_file():
+                elif not os.path.isfile(root / name):  # noqa: PTH113  Path.is_file raises on a name too long
                     problems.append(f"{place}: no file {root / name}")
                 rows.append((name, label, _ALIASES.get(split.lower(), "")))
-    except csv.Error as error:
+    except (csv.Error, OSError) as error:
         raise DataError(f"{path} is no readable CSV: {error}") from error
     if problems:
         raise DataError(f"{path} has problems:\n  " + "\n  ".join(_shorten(problems)))

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -52,8 +53,8 @@ class Augment:
     def _box(self, width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
         share = rng.uniform(*self.scale)
         ratio = np.exp(rng.uniform(*np.log(self.ratio)))
-        w = min(np.sqrt(share * width * height * ratio), width)
-        h = min(np.sqrt(share * width * height / ratio), height)
+        w = min(max(np.sqrt(share * width * height * ratio), 1), width)
+        h = min(max(np.sqrt(share * width * height / ratio), 1), height)
         left, top = rng.random() * (width - w), rng.random() * (height - h)
         return float(left), float(top), float(left + w), float(top + h)
 
@@ -131,7 +132,7 @@ def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
     starts = list(range(0, count, batch_size))
     if len(starts) > 1 and count - starts[-1] == 1:
         starts.pop()
-    return list(zip(starts, [*starts[1:], count], strict=True))
+    return list(pairwise([*starts, count]))
 
 
 def read_bytes(path: Path) -> bytes:

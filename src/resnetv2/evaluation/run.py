@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from resnetv2.console import Counter
 from resnetv2.data.index import Index, read_index
 from resnetv2.data.load import Loader
 from resnetv2.errors import DataError
@@ -22,7 +22,7 @@ def evaluate(
     split: str = "test",
     batch_size: int = 32,
     device: str = "auto",
-    progress: Callable[[int, int], None] | None = None,
+    progress: Counter | None = None,
 ) -> dict[str, Any]:
     """Measure a classifier on one split.
 

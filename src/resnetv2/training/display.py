@@ -6,8 +6,9 @@ import time
 from collections import deque
 from typing import Any, Self
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from resnetv2.console import talk
 
 
 class Display:
@@ -19,7 +20,7 @@ class Display:
     """
 
     def __init__(self, total: int, done: int = 0) -> None:
-        self.console = Console(stderr=True, highlight=False)
+        self.console = talk()
         self.bar = Progress(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=None),
@@ -50,14 +51,14 @@ class Display:
         self.bar.update(self.task, advance=1, description=f"epoch {epoch}/{epochs}", figures=figures)
 
     def epoch(self, line: dict[str, Any], epochs: int, seconds: float, speed: float, best: bool) -> None:
-        """Print the line of a finished epoch."""
-        width = len(str(epochs))
-        self.console.print(
-            f"epoch {line['epoch']:{width}d}/{epochs}  loss {line['train_loss']:.4f}  top-1 {line['train_top1']:7.2%}  "
-            f"│ val loss {line['val_loss']:.4f}  top-1 {line['val_top1']:7.2%} of {line['val_n']:,}  "
-            f"│ {speed:,.0f} img/s  {seconds:.1f} s{'  ★ best' if best else ''}"
+        """Print the line of a finished epoch; a star marks the best so far."""
+        self.say(
+            f"epoch {line['epoch']:{len(str(epochs))}d}/{epochs}  "
+            f"loss {line['train_loss']:.4f}  top-1 {line['train_top1']:6.2%}"
+            f"  │ val {line['val_loss']:.4f}  {line['val_top1']:7.2%}"
+            f"  │ {speed:,.0f} img/s  {seconds:.1f} s{'  ★' if best else ''}"
         )
 
     def say(self, text: str) -> None:
         """Print a sentence."""
-        self.console.print(text, soft_wrap=True, markup=False)
+        self.console.print(text, soft_wrap=True)

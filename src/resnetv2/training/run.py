@@ -19,6 +19,7 @@ import torch
 from torch.nn import functional as F
 
 import resnetv2
+from resnetv2.console import counting, talk
 from resnetv2.data.check import check_pictures
 from resnetv2.data.index import Index, read_index, read_saved_index
 from resnetv2.data.load import Augment, Batch, Loader, read_bytes
@@ -132,7 +133,8 @@ def _check(index: Index) -> None:
     """Refuse data without a training or validation split, or with pictures that cannot be read."""
     index.split("train")
     index.split("val")
-    check_pictures([index.root / path for path in index.paths])
+    with counting("checking pictures") as progress:
+        check_pictures([index.root / path for path in index.paths], progress)
 
 
 class Run:
@@ -190,7 +192,7 @@ class Run:
         if list_checkpoints(self.checkpoints):
             header, tensors, problems = read_newest(self.checkpoints)
             for problem in problems:
-                Display(0).say(f"warning: {problem}; going on from an older checkpoint")
+                talk().print(f"warning: {problem}; going on from an older checkpoint", soft_wrap=True)
             self.progress = restore(header, tensors, self.model, self.average, self.optimizer)
         with (self.out / "metrics.jsonl").open("ab") as file:
             file.truncate(self.progress.metrics_bytes)

@@ -23,6 +23,15 @@ from resnetv2.weights.sealed import read_seal, read_sealed, write_sealed
 SCHEMA_VERSION = 1
 KIND = "model"
 _LOGITS, _PICTURE = "golden.logits", "golden.picture."
+_FIELDS: dict[str, type] = {
+    "kind": str,
+    "schema_version": int,
+    "architecture": dict,
+    "preprocessing": dict,
+    "classes": list,
+    "provenance": dict,
+    "metrics": dict,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,8 +112,9 @@ def read_model_file(path: Path) -> ModelFile:
     values, tensors = read_sealed(path)
     header = _parse(path, values)
     logits = tensors.pop(_LOGITS, np.zeros((0, len(header.classes)), np.float32))
-    pictures = [tensors.pop(f"{_PICTURE}{number}", None) for number in range(len(logits))]
-    if logits.shape[1:] != (len(header.classes),) or any(p is None for p in pictures):
+    count = sum(name.startswith(_PICTURE) for name in tensors)
+    pictures = [tensors.pop(f"{_PICTURE}{number}", None) for number in range(count)]
+    if logits.shape != (count, len(header.classes)) or any(p is None for p in pictures):
         raise ModelFileError(f"{path} is damaged: its golden samples are not whole")
     return ModelFile(header, tensors, Golden(tuple(p.tobytes() for p in pictures if p is not None), logits))
 
@@ -113,20 +123,31 @@ def _parse(path: Path, values: Mapping[str, Any]) -> Header:
     if values.get("kind") != KIND:
         raise ModelFileError(f"{path} is no model file but a {values.get('kind')!r}; use best.safetensors of the run")
     try:
-        version = int(values["schema_version"])
-        if version > SCHEMA_VERSION:
+        version = values["schema_version"]
+        if type(version) is int and version > SCHEMA_VERSION:
             raise _newer(path, version)
+        _check_fields(values)
         return Header(
             architecture=ResNetV2Config.from_dict(values["architecture"]),
             preprocessing=Preprocessing.from_dict(values["preprocessing"]),
-            classes=tuple(map(str, values["classes"])),
-            provenance=dict(values["provenance"]),
-            metrics=dict(values["metrics"]),
+            classes=tuple(values["classes"]),
+            provenance=values["provenance"],
+            metrics=values["metrics"],
         )
     except ModelFileError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelFileError(f"{path} has a damaged header: {type(error).__name__}: {error}") from error
+
+
+def _check_fields(values: Mapping[str, Any]) -> None:
+    if set(values) != set(_FIELDS):
+        raise TypeError(f"expected the fields {', '.join(_FIELDS)}, got {', '.join(values)}")
+    for name, kind in _FIELDS.items():
+        if type(values[name]) is not kind:
+            raise TypeError(f"{name} must be of type {kind.__name__}, got {values[name]!r}")
+    if not all(isinstance(name, str) for name in values["classes"]):
+        raise TypeError(f"classes must be texts, got {values['classes']!r}")
 
 
 def _newer(path: Path, version: int) -> ModelFileError:

@@ -27,10 +27,13 @@ def write_sealed(path: Path, header: Mapping[str, Any], tensors: Mapping[str, np
     Raises:
         Error: the file system refused.
     """
-    arrays = {name: np.ascontiguousarray(value) for name, value in tensors.items()}
+    arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
     sealed = {**header, _DIGEST: _digest(header, arrays)}
     with replace_file(path) as temporary:
-        save_file(arrays, temporary, {_KEY: _to_text(sealed)})
+        try:
+            save_file(arrays, temporary, {_KEY: _to_text(sealed)})
+        except SafetensorError as error:  # how safetensors reports a full disk
+            raise OSError(str(error)) from error
 
 
 def read_seal(path: Path) -> dict[str, Any]:
@@ -80,7 +83,7 @@ def _header(path: Path, file: Any) -> dict[str, Any]:
         raise ModelFileError(f"{path} is a safetensors file, but not one that resnetv2 wrote: it has no header")
     try:
         header = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also: a number too long, brackets too deep
         raise ModelFileError(f"{path} has a damaged header: {error}") from error
     if not isinstance(header, dict):
         raise ModelFileError(f"{path} has a damaged header: it is no JSON object")
@@ -88,7 +91,7 @@ def _header(path: Path, file: Any) -> dict[str, Any]:
 
 
 def _to_text(header: Mapping[str, Any]) -> str:
-    return json.dumps(header, ensure_ascii=False, sort_keys=True)
+    return json.dumps(header, sort_keys=True)  # ASCII: what is no UTF-8, such as a lone surrogate, has its escape
 
 
 def _digest(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
