@@ -57,46 +57,41 @@ class TrainConfig(Plain):
     save_minutes: float = 1.0  # between two checkpoints
 
     def __post_init__(self) -> None:
-        def is_number(value: Any) -> bool:
-            is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
-            return is_real and abs(value) <= sys.float_info.max  # neither infinite nor NaN
-
         problems: list[str] = []
 
         def need(name: str, ok: bool, what: str) -> None:
             if not ok:
                 problems.append(f"{name} must be {what}, got {getattr(self, name)!r}")
 
+        for name in ("arch", "dialect", "device"):
+            need(name, isinstance(getattr(self, name), str), "a name")
+        need("model", isinstance(self.model, Mapping), "architecture fields, such as model.stem=3x3")
+        if not problems:
+            problems += self._network_problems()
         for name, low in (("image_size", 32), ("epochs", 1), ("batch_size", 2), ("ema_every", 1), ("seed", 0)):
             value = getattr(self, name)
             need(name, isinstance(value, int) and not isinstance(value, bool) and value >= low, f"at least {low}")
         for name in ("momentum", "ema_decay", "label_smoothing", "drop_rate", "drop_path_rate"):
             value = getattr(self, name)
-            need(name, is_number(value) and 0 <= value < 1, "a number of at least 0 and below 1")
+            need(name, _is_number(value) and 0 <= value < 1, "a number of at least 0 and below 1")
         for name in ("weight_decay", "warmup_epochs", "save_minutes"):
-            need(name, is_number(getattr(self, name)) and getattr(self, name) >= 0, "a number of at least 0")
-        need("lr", self.lr is None or (is_number(self.lr) and self.lr > 0), "a number above 0")
-        need("hflip", self.hflip is None or (is_number(self.hflip) and 0 <= self.hflip <= 1), "a number from 0 to 1")
+            need(name, _is_number(getattr(self, name)) and getattr(self, name) >= 0, "a number of at least 0")
+        need("lr", self.lr is None or (_is_number(self.lr) and self.lr > 0), "a number above 0")
+        need("hflip", self.hflip is None or (_is_number(self.hflip) and 0 <= self.hflip <= 1), "a number from 0 to 1")
         for name, top in (("crop_scale", 1.0), ("crop_ratio", 100.0)):
             value = getattr(self, name)
-            pair = isinstance(value, tuple) and len(value) == 2 and all(map(is_number, value))
+            pair = isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value))
             ok = (value is None and name == "crop_scale") or (pair and 0 < value[0] <= value[1] <= top)
             need(name, ok, f"two rising numbers above 0 and at most {top:g}, such as 0.5,1")
         need("memory", self.memory in ("saved", "recompute"), "'saved' or 'recompute'")
         need("zero_init_last", isinstance(self.zero_init_last, bool), "true or false")
-        need("seed", not is_number(self.seed) or self.seed < 2**63, "below 2**63")
-        for name in ("arch", "dialect", "device"):
-            need(name, isinstance(getattr(self, name), str), "a name")
-        need("model", isinstance(self.model, Mapping), "architecture fields, such as model.stem=3x3")
+        need("seed", not _is_number(self.seed) or self.seed < 2**63, "below 2**63")
         workers_ok = isinstance(self.workers, int) and not isinstance(self.workers, bool) and self.workers >= 1
         need("workers", self.workers is None or workers_ok, "at least 1")
-        problems += self._network_problems()
         if problems:
             raise ConfigError("; ".join(problems))
 
     def _network_problems(self) -> list[str]:
-        if not (isinstance(self.arch, str) and isinstance(self.dialect, str) and isinstance(self.model, Mapping)):
-            return []  # said already
         try:
             self.architecture(num_classes=1)
         except ConfigError as error:
@@ -148,6 +143,11 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
         else:
             settings[key] = value
     return settings
+
+
+def _is_number(value: Any) -> bool:
+    is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_real and abs(value) <= sys.float_info.max  # neither infinite nor NaN
 
 
 def _value(text: str) -> Any:

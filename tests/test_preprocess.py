@@ -1,0 +1,497 @@
+import io
+import json
+import struct
+import subprocess
+import sys
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from PIL import Image, features
+from pictures import encode, noise
+
+from resnetv2.errors import ConfigError, DataError
+from resnetv2.preprocess import FORMATS, INTERPOLATION, MAX_PIXELS, Preprocessing, open_picture
+
+pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # Pillow warns of what it then refuses
+
+ENCODABLE = [name for name in FORMATS if name != "AVIF" or features.check("avif")]
+RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+def pixels(source):
+    picture = open_picture(source)
+    assert picture.mode == "RGB"
+    return np.asarray(picture)
+
+
+def grey(values):
+    """(H, W) -> (H, W, 3)"""
+    return np.repeat(np.asarray(values, np.uint8)[:, :, None], 3, axis=2)
+
+
+def on_white(colour, alpha):
+    """Composite on white by the formula."""
+    return colour.astype(float) * (alpha / 255) + 255 * (1 - alpha / 255)
+
+
+# --- modes ---
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "WEBP"])
+def test_rgb_is_taken_as_it_is(format):  # noqa: A002  Pillow's word
+    picture = noise(17, 9)
+    options = {"lossless": True} if format == "WEBP" else {}
+    np.testing.assert_array_equal(pixels(encode(picture, format, **options)), np.asarray(picture))
+
+
+def test_a_jpeg_is_what_pillow_decodes():
+    data = encode(noise(17, 9), "JPEG")
+    np.testing.assert_array_equal(pixels(data), np.asarray(Image.open(io.BytesIO(data))))
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "GIF"])
+def test_one_bit_is_black_and_white(format):  # noqa: A002
+    bits = RAMP > 100
+    np.testing.assert_array_equal(pixels(encode(Image.fromarray(bits), format)), grey(bits * 255))
+
+
+@pytest.mark.parametrize("format", ["PNG", "BMP", "TIFF", "GIF"])
+def test_grey_goes_to_all_three_channels(format):  # noqa: A002
+    np.testing.assert_array_equal(pixels(encode(Image.fromarray(RAMP), format)), grey(RAMP))
+
+
+def test_a_palette_is_looked_up():
+    colours = noise(1, 256)
+    picture = Image.fromarray(RAMP, "L").convert("P")
+    picture.putpalette(colours.tobytes())
+    expected = np.asarray(colours)[:, 0][RAMP]
+    for format in ("PNG", "GIF", "BMP"):  # noqa: A001
+        np.testing.assert_array_equal(pixels(encode(picture, format)), expected)
+
+
+def test_transparency_shows_white():
+    rgba = np.concatenate([np.asarray(noise(16, 16)), RAMP[:, :, None]], axis=2)
+    found = pixels(encode(Image.fromarray(rgba)))
+    expected = on_white(rgba[:, :, :3], rgba[:, :, 3:])
+    np.testing.assert_allclose(found, expected, atol=1)  # Pillow composites in 8-bit integers: one level
+    np.testing.assert_array_equal(found[RAMP == 0], 255)
+    np.testing.assert_array_equal(found[RAMP == 255], rgba[RAMP == 255][:, :3])
+
+
+def test_transparency_of_grey_shows_white():
+    la = np.stack([RAMP[::-1], RAMP], axis=2)
+    found = pixels(encode(Image.fromarray(la, "LA")))
+    np.testing.assert_allclose(found, grey(np.rint(on_white(RAMP[::-1], RAMP))), atol=1)  # as above
+
+
+def test_transparency_of_webp_and_tiff_shows_white():
+    picture = Image.new("RGBA", (4, 4), (10, 20, 30, 0))
+    for data in (encode(picture, "WEBP", lossless=True), encode(picture, "TIFF")):
+        np.testing.assert_array_equal(pixels(data), 255)
+
+
+@pytest.mark.parametrize("format", ["PNG", "GIF"])
+def test_a_transparent_palette_entry_shows_white(format):  # noqa: A002
+    picture = Image.new("P", (2, 1))
+    picture.putpalette([10, 20, 30, 40, 50, 60])
+    picture.putpixel((1, 0), 1)
+    assert pixels(encode(picture, format, transparency=1)).tolist() == [[[10, 20, 30], [255, 255, 255]]]
+
+
+def test_a_palette_with_an_alpha_for_each_entry_shows_white():
+    picture = Image.new("P", (3, 1))
+    picture.putpalette([10, 20, 30] * 3)
+    for i in range(3):
+        picture.putpixel((i, 0), i)
+    found = pixels(encode(picture, transparency=bytes([255, 0, 128])))
+    assert found[0, :2].tolist() == [[10, 20, 30], [255, 255, 255]]
+    np.testing.assert_allclose(found[0, 2], on_white(np.array([10, 20, 30]), 128), atol=1)  # as above
+
+
+@pytest.mark.parametrize(("mode", "colour"), [("RGB", (1, 2, 3)), ("L", 7), ("1", 0)])
+def test_a_colour_declared_transparent_shows_white(mode, colour):
+    picture = Image.new(mode, (2, 1), colour)
+    picture.putpixel((1, 0), 255 if mode != "RGB" else (9, 9, 9))
+    found = pixels(encode(picture, transparency=colour))
+    assert found[0, 0].tolist() == [255, 255, 255]
+    assert found[0, 1].tolist() == ([9, 9, 9] if mode == "RGB" else [255, 255, 255])
+
+
+def test_cmyk_is_converted():
+    inks = {(0, 0, 0, 0): (255, 255, 255), (0, 0, 0, 255): (0, 0, 0), (255, 0, 0, 0): (0, 255, 255)}
+    for ink, colour in inks.items():
+        picture = Image.new("CMYK", (16, 16), ink)
+        assert (pixels(encode(picture, "TIFF")) == colour).all()
+        # one flat block of JPEG has its mean alone: off by rounding, once for the transform and once for the mean
+        np.testing.assert_allclose(pixels(encode(picture, "JPEG", quality=100)), np.full((16, 16, 3), colour), atol=2)
+
+
+def test_ycbcr_is_converted():
+    picture = Image.new("RGB", (16, 16), (200, 30, 90))
+    found = pixels(encode(picture.convert("YCbCr"), "TIFF"))
+    np.testing.assert_allclose(found, np.asarray(picture), atol=2)  # there and back, each rounded to 8 bits
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF"])
+def test_16_bit_grey_keeps_its_range(format):  # noqa: A002
+    values = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    found = pixels(encode(Image.fromarray(values), format))
+    np.testing.assert_array_equal(found, grey(np.rint(values / 257)))  # 65535 = 255 * 257
+
+
+def test_big_endian_16_bit_grey_is_the_same():
+    values = np.linspace(0, 65535, 256).astype(">u2").reshape(16, 16)
+    picture = Image.frombytes("I;16B", (16, 16), values.tobytes())
+    np.testing.assert_array_equal(pixels(encode(picture, "TIFF")), grey(np.rint(values / 257)))
+
+
+def test_32_bit_grey_is_taken_as_16_bit_and_clipped():
+    values = np.array([[-5, 0, 257, 65535, 70000]], np.int32)
+    assert pixels(encode(Image.fromarray(values), "TIFF"))[0, :, 0].tolist() == [0, 0, 1, 255, 255]
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([0, 0.5, 1], [0, 128, 255]),  # 127.5 rounds to even
+        ([0, 0.5, 2], [0, 0, 2]),
+        ([0, 128, 255], [0, 128, 255]),
+        ([-3, 0.6, 300], [0, 1, 255]),
+    ],
+)
+def test_float_grey_is_0_to_1_or_0_to_255(values, expected):
+    picture = Image.fromarray(np.array([values], np.float32))
+    assert pixels(encode(picture, "TIFF"))[0, :, 0].tolist() == expected
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_float_picture_with_holes_is_refused(value):
+    with pytest.raises(DataError, match="NaN or infinite"):
+        open_picture(encode(Image.fromarray(np.array([[0, value]], np.float32)), "TIFF"))
+
+
+@pytest.mark.parametrize("format", ["GIF", "WEBP", "PNG", "TIFF"])
+def test_of_an_animation_the_first_frame_counts(format):  # noqa: A002
+    red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    options = {"lossless": True} if format == "WEBP" else {}
+    data = encode(red, format, save_all=True, append_images=[blue, blue], **options)
+    assert Image.open(io.BytesIO(data)).n_frames >= 2
+    assert (pixels(data) == (255, 0, 0)).all()
+
+
+# --- orientation ---
+
+UPRIGHT = {  # what a viewer does to the stored pixels (EXIF 2.3, tag 0x0112)
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: np.rot90(a, -1),
+    7: lambda a: a[::-1, ::-1].swapaxes(0, 1),
+    8: lambda a: np.rot90(a, 1),
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_the_picture_is_turned_upright_once(format, orientation):  # noqa: A002
+    picture, exif = noise(6, 4), Image.Exif()
+    exif[0x0112] = orientation
+    options = {"lossless": True} if format == "WEBP" else {}
+    stored = pixels(encode(picture, format, **options))
+    found = pixels(encode(picture, format, exif=exif, **options))
+    np.testing.assert_array_equal(found, UPRIGHT[orientation](stored))
+
+
+def test_a_turned_picture_keeps_its_transparency_on_white():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    found = pixels(encode(Image.new("RGBA", (6, 4), (1, 2, 3, 0)), "PNG", exif=exif))
+    assert found.shape == (6, 4, 3)
+    assert (found == 255).all()
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 77])
+def test_an_orientation_that_does_not_exist_changes_nothing(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    np.testing.assert_array_equal(pixels(encode(noise(6, 4), exif=exif)), np.asarray(noise(6, 4)))
+
+
+# --- files ---
+
+
+@pytest.mark.parametrize("format", ENCODABLE)
+def test_the_content_decides_the_format_not_the_ending(tmp_path, format):  # noqa: A002
+    data = encode(noise(16, 16), format)
+    (tmp_path / "x.jpg").write_bytes(data)
+    np.testing.assert_array_equal(pixels(tmp_path / "x.jpg"), pixels(data))
+
+
+@pytest.mark.parametrize("format", ["PPM", "ICO", "EPS", "TGA", "PDF"])
+def test_a_format_that_is_not_in_the_list_is_refused(format):  # noqa: A002
+    with pytest.raises(DataError, match="^not a picture in a known format"):
+        open_picture(encode(noise(16, 16), format))
+
+
+@pytest.mark.parametrize("data", [b"x", b"\0" * 1000, b"<html></html>", b"%PDF-1.7", b"hello world " * 100, b"\xff\xd8"])
+def test_what_is_no_picture_is_refused(data):
+    with pytest.raises(DataError, match=r"^(not a picture in a known format|damaged picture: .)"):
+        open_picture(data)
+
+
+def test_an_empty_file_is_refused(tmp_path):
+    (tmp_path / "x.png").touch()
+    for source in (b"", tmp_path / "x.png"):
+        with pytest.raises(DataError, match="^the file is empty$"):
+            open_picture(source)
+
+
+def test_a_file_that_cannot_be_read_is_refused_with_the_reason(tmp_path):
+    with pytest.raises(DataError, match="^No such file"):
+        open_picture(tmp_path / "x.png")
+    with pytest.raises(DataError, match="^Is a directory$"):
+        open_picture(tmp_path)
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0, "quality": 95}])
+def test_a_jpeg_truncated_at_any_kilobyte_is_refused(options):
+    data = encode(noise(200, 200), "JPEG", **options)
+    assert len(data) > 20_000
+    open_picture(data)
+    for length in [*range(0, len(data), 1024), *range(len(data) - 8, len(data))]:
+        with pytest.raises(DataError, match="damaged|empty"):
+            open_picture(data[:length])
+
+
+@pytest.mark.parametrize("format", ENCODABLE)
+def test_a_truncated_picture_is_refused_unless_all_its_pixels_are_there(format):  # noqa: A002
+    data = encode(noise(60, 60), format)
+    whole, refused = pixels(data), 0
+    lengths = [*range(0, len(data), len(data) // 40), *range(len(data) - 20, len(data))]
+    for length in lengths:
+        try:
+            found = pixels(data[:length])
+        except DataError:
+            refused += 1
+        else:
+            np.testing.assert_array_equal(found, whole)
+    assert refused >= 40  # a PNG without its end marker, a GIF without its trailer are whole
+
+
+@pytest.mark.parametrize("format", ENCODABLE)
+def test_flipped_bytes_give_a_picture_or_a_data_error_and_nothing_else(format):  # noqa: A002
+    data, rng = encode(noise(24, 24).convert("P") if format == "GIF" else noise(24, 24), format), np.random.default_rng(0)
+    outcomes = set()
+    for _ in range(150):
+        damaged = bytearray(data)
+        for place in rng.integers(0, min(len(data), rng.choice([30, 200, 10**9])), rng.integers(1, 5)):
+            damaged[place] ^= int(rng.integers(1, 256))
+        try:
+            outcomes.add(pixels(bytes(damaged)).dtype)
+        except DataError as error:
+            outcomes.add(DataError)
+            assert str(error)
+    assert DataError in outcomes
+
+
+# --- the pixel budget ---
+
+
+def claim(width, height):
+    """Return a PNG of a hundred bytes that claims to be large."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(10))), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
+@pytest.mark.parametrize("side", [9_460, 12_000, 30_000, 2**31 - 1])  # from just above ours to far above Pillow's own
+def test_a_picture_that_claims_too_many_pixels_is_refused_from_its_header(side):
+    assert side * side > MAX_PIXELS
+    with pytest.raises(DataError, match=f"more than the {MAX_PIXELS:,} "):
+        open_picture(claim(side, side))
+
+
+def test_a_picture_within_the_budget_is_decoded_and_found_incomplete():
+    with pytest.raises(DataError, match="^damaged picture"):
+        open_picture(claim(1000, 1000))
+
+
+def test_the_budget_is_the_callers():
+    data = encode(noise(8, 8))
+    assert open_picture(data, max_pixels=64).size == (8, 8)
+    with pytest.raises(DataError, match="^8×8 pixels, more than the 63 allowed$"):
+        open_picture(data, max_pixels=63)
+
+
+# --- threads ---
+
+RACE = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+from resnetv2.preprocess import open_picture
+
+paths = sys.argv[1:] * 2
+start = Barrier(len(paths))
+
+def read(path):
+    start.wait()
+    return open_picture(Path(path)).size
+
+with ThreadPoolExecutor(len(paths)) as pool:
+    print(set(pool.map(read, paths)))
+"""
+
+
+def test_the_first_pictures_of_a_process_may_be_opened_by_many_threads_at_once(tmp_path):
+    for name in ENCODABLE:
+        (tmp_path / name).write_bytes(encode(noise(16, 16), name))
+    done = subprocess.run(
+        [sys.executable, "-c", RACE, *map(str, tmp_path.iterdir())], capture_output=True, text=True, check=False
+    )
+    assert (done.stdout, done.stderr) == ("{(16, 16)}\n", "")
+
+
+def test_threads_decode_what_one_thread_decodes():
+    files = [encode(noise(40, 30, seed), name) for seed in range(8) for name in ENCODABLE]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(pixels, files * 4))
+    for one, many in zip(map(pixels, files * 4), found, strict=True):
+        np.testing.assert_array_equal(one, many)
+
+
+# --- geometry ---
+
+
+def timm_rule(picture, size, resize, interpolation):
+    """Resize and CenterCrop as torchvision and timm compute them."""
+    width, height = picture.size
+    short, long = sorted(picture.size)
+    sides = resize, int(resize * long / short)
+    width, height = sides if width <= height else sides[::-1]
+    resized = picture.resize((width, height), INTERPOLATION[interpolation])
+    top, left = round((height - size) / 2.0), round((width - size) / 2.0)
+    return np.asarray(resized.crop((left, top, left + size, top + size)))
+
+
+@given(
+    st.integers(1, 70), st.integers(1, 70), st.integers(1, 40), st.integers(0, 9), st.sampled_from(sorted(INTERPOLATION))
+)
+def test_shortest_is_timms_resize_and_centre_crop(width, height, size, margin, interpolation):
+    picture = noise(width, height)
+    assume(max(picture.size) <= 32 * min(picture.size))  # a longer one is cut first, see below
+    found = Preprocessing(image_size=size, resize=size + margin, interpolation=interpolation)(picture)
+    assert found.shape == (size, size, 3)
+    assert found.dtype == np.uint8
+    np.testing.assert_array_equal(found, timm_rule(picture, size, size + margin, interpolation))
+
+
+@given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 40), st.integers(0, 9))
+def test_squash_is_pillows_resize_to_a_square_and_its_centre(width, height, size, margin):
+    picture, resize = noise(width, height), size + margin
+    found = Preprocessing(image_size=size, resize=resize, fit="squash")(picture)
+    left = round(margin / 2)
+    whole = np.asarray(picture.resize((resize, resize), Image.Resampling.BICUBIC))
+    np.testing.assert_array_equal(found, whole[left : left + size, left : left + size])
+
+
+def test_a_picture_of_the_right_size_is_not_touched():
+    np.testing.assert_array_equal(Preprocessing(image_size=32, resize=32)(noise(32, 32)), np.asarray(noise(32, 32)))
+
+
+def test_one_pixel_becomes_a_square_of_its_colour():
+    found = Preprocessing()(Image.new("RGB", (1, 1), (1, 2, 3)))
+    assert found.shape == (224, 224, 3)
+    assert (found == (1, 2, 3)).all()
+
+
+@pytest.mark.parametrize("size", [(3000, 1), (1, 3000), (3001, 1), (1, 3001)])
+def test_a_strip_gives_the_middle_that_resizing_all_of_it_gives(size):
+    picture = noise(*size)
+    found = Preprocessing(image_size=15, resize=16)(picture)
+    np.testing.assert_array_equal(found, timm_rule(picture, 15, 16, "bicubic"))
+
+
+@pytest.mark.parametrize("length", [2000, 2001])
+@pytest.mark.parametrize("width", [3, 5])
+def test_a_wider_strip_gives_the_middle_to_the_pixel(length, width):
+    steep = np.clip(4 * (np.arange(length) - length // 2) + 128, 0, 255).astype(np.uint8)
+    strip = Image.fromarray(grey(np.repeat(steep[None], width, axis=0)))
+    for picture in (strip, strip.transpose(Image.Transpose.TRANSPOSE)):
+        found = Preprocessing(image_size=15, resize=16)(picture)
+        # The cut moves the grid by less than a pixel of the result, 5/16 of a step of 4 levels; rounding adds one.
+        np.testing.assert_allclose(found.astype(int), timm_rule(picture, 15, 16, "bicubic"), atol=2)
+        assert 100 < found.mean() < 156
+
+
+def test_a_strip_as_long_as_the_budget_allows_needs_little_memory():
+    for size in ((20_000_000, 1), (1, 20_000_000)):  # resized whole, it would have a million million pixels
+        assert (Preprocessing()(Image.new("RGB", size, (1, 2, 3))) == (1, 2, 3)).all()
+
+
+def test_decode_stacks_paths_and_bytes_in_order(tmp_path):
+    (tmp_path / "x.png").write_bytes(encode(noise(20, 30, 1)))
+    preprocessing = Preprocessing(image_size=8, resize=10)
+    found = preprocessing.decode([encode(noise(9, 9, 2)), tmp_path / "x.png"])
+    assert found.shape == (2, 8, 8, 3)
+    np.testing.assert_array_equal(found[0], preprocessing(noise(9, 9, 2)))
+    np.testing.assert_array_equal(found[1], preprocessing(noise(20, 30, 1)))
+
+
+def test_decode_refuses_what_cannot_be_read(tmp_path):
+    with pytest.raises(DataError):
+        Preprocessing().decode([encode(noise(9, 9)), tmp_path / "x.png"])
+
+
+# --- settings ---
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"image_size": 0}, "image_size must lie in 1 … resize"),
+        ({"image_size": 225}, "image_size must lie in 1 … resize, got 225 with resize 224"),
+        ({"resize": 100}, "image_size must lie in 1 … resize"),
+        ({"image_size": "224"}, "image_size must be of type int"),
+        ({"image_size": 224.0}, "image_size must be of type int"),
+        ({"image_size": True}, "image_size must be of type int"),
+        ({"resize": None}, "resize must be of type int"),
+        ({"fit": "crop"}, "fit must be one of 'shortest', 'squash'"),
+        ({"fit": 5}, "fit must be of type str"),
+        ({"interpolation": "bicubik"}, "did you mean 'bicubic'?"),
+        ({"interpolation": ["bicubic"]}, "interpolation must be of type str"),
+        ({"mean": (1.0, 2.0)}, "three numbers"),
+        ({"mean": (1.0, 2.0, "3")}, "three numbers"),
+        ({"mean": (1.0, 2.0, float("nan"))}, "three numbers"),
+        ({"mean": 127.5}, "mean must be of type tuple"),
+        ({"std": (1.0, 2.0, 0.0)}, "std above 0"),
+        ({"std": (1.0, 2.0, -1.0)}, "std above 0"),
+        ({"std": (1.0, 2.0, float("inf"))}, "three numbers"),
+        ({"std": None}, "std must be of type tuple"),
+    ],
+)
+def test_an_impossible_preprocessing_is_refused(fields, words):
+    with pytest.raises(ConfigError) as caught:
+        Preprocessing(**fields)
+    assert words in str(caught.value)
+
+
+def test_an_unknown_field_is_refused():
+    with pytest.raises(ConfigError, match=r"unknown preprocessing field 'crop': choose from|did you mean"):
+        Preprocessing.from_dict({"crop": 0.875})
+
+
+def test_a_preprocessing_survives_json():
+    preprocessing = Preprocessing(image_size=32, resize=40, fit="squash", mean=(0.0, 1.5, 2), interpolation="nearest")
+    assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
