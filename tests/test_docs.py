@@ -101,4 +101,4 @@ def test_the_training_guide_states_the_recipe_in_force():
     assert f"label smoothing {config.label_smoothing}" in text
     assert "weight decay 5e-4" in text
     assert config.weight_decay == 5e-4
-    assert TrainConfig(batch_size=256).peak_lr == 0.1
+    assert TrainConfig(batch_size=256).peak_lr == 0.2

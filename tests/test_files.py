@@ -19,6 +19,10 @@ JSON = st.recursive(
 )
 
 
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
 def python(code, *args):
     """Run code in a Python of its own; return it finished."""
     return subprocess.run([sys.executable, "-c", code, *map(str, args)], capture_output=True, text=True, check=False)
@@ -31,7 +35,7 @@ def test_a_file_takes_its_name_when_the_block_ends(tmp_path):
         assert temporary.parent == path.parent  # a rename is atomic within one file system only
         assert not path.exists()
     assert path.read_bytes() == b"new"
-    assert os.listdir(path.parent) == ["file"]
+    assert names(path.parent) == ["file"]
 
 
 def test_a_file_is_replaced_whole(tmp_path):
@@ -43,15 +47,30 @@ def test_a_file_is_replaced_whole(tmp_path):
     assert path.read_bytes() == b"new"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="a file that is open cannot be replaced")
+def test_who_reads_the_old_file_reads_all_of_it(tmp_path):
+    path = tmp_path / "file"
+    path.write_bytes(b"old and long")
+    with path.open("rb") as reader:
+        with replace_file(path) as temporary:
+            temporary.write_bytes(b"new")
+        assert reader.read() == b"old and long"  # the name moved to another file, this one was not touched
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit, ValueError])
 def test_a_block_that_raises_leaves_the_old_file_and_no_other(tmp_path, error):
     path = tmp_path / "file"
     path.write_bytes(b"old")
-    with pytest.raises(error, match="^mine$"), replace_file(path) as temporary:
-        temporary.write_bytes(b"half")
-        raise error("mine")
+
+    def fail():
+        with replace_file(path) as temporary:
+            temporary.write_bytes(b"half")
+            raise error("mine")
+
+    with pytest.raises(error, match=r"^mine$"):
+        fail()
     assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["file"]
+    assert names(tmp_path) == ["file"]
 
 
 def test_a_block_that_writes_nothing_is_refused(tmp_path):
@@ -85,7 +104,7 @@ def test_on_a_full_disk_the_error_names_the_file_and_the_old_one_stays(tmp_path)
     assert done.stdout == f"cannot write {path}: File too large\n"
     assert done.stderr == ""
     assert path.read_bytes() == b"old"
-    assert os.listdir(tmp_path) == ["file"]
+    assert names(tmp_path) == ["file"]
 
 
 KILLED = """
@@ -142,16 +161,16 @@ def test_a_reader_never_sees_half_a_file_while_a_writer_replaces_it_and_is_kille
 def test_a_folder_that_refuses_is_an_error_that_names_the_file(tmp_path):
     (tmp_path / "folder").write_bytes(b"a file where a folder should be")
     path = tmp_path / "folder" / "file"
-    with pytest.raises(Error, match="cannot write .*file: ") as caught, replace_file(path):
+    with pytest.raises(Error, match=r"cannot write .*file: ") as caught, replace_file(path):
         pytest.fail("the block must not run")
     assert str(path) in str(caught.value)
 
 
 def test_a_name_that_is_a_folder_is_an_error_and_the_folder_stays(tmp_path):
     (tmp_path / "folder").mkdir()
-    with pytest.raises(Error, match="cannot write .*folder"), replace_file(tmp_path / "folder") as temporary:
+    with pytest.raises(Error, match=r"cannot write .*folder"), replace_file(tmp_path / "folder") as temporary:
         temporary.write_bytes(b"new")
-    assert os.listdir(tmp_path) == ["folder"]
+    assert names(tmp_path) == ["folder"]
 
 
 def test_a_read_only_folder_is_an_error(tmp_path):
@@ -167,7 +186,7 @@ def test_a_read_only_folder_is_an_error(tmp_path):
 
 @pytest.mark.skipif(not Path("/proc/version").exists(), reason="needs a file system that no one may write to")
 def test_a_file_system_that_takes_no_files_is_an_error():
-    with pytest.raises(Error, match="cannot write /proc/resnetv2.json"):
+    with pytest.raises(Error, match=r"cannot write /proc/resnetv2.json"):
         write_json(Path("/proc/resnetv2.json"), 1)
 
 
@@ -183,9 +202,15 @@ def test_json_is_readable_text_with_an_end_of_line(tmp_path):
     assert (tmp_path / "x.json").read_text(encoding="utf-8") == '{\n  "name": "Käse 🧀",\n  "n": [\n    1\n  ]\n}\n'
 
 
+def test_a_path_that_is_no_utf8_is_still_json(tmp_path):
+    value = {"data": os.fsdecode(b"/home/caf\xe9")}
+    write_json(tmp_path / "x.json", value)
+    assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == value
+
+
 def test_what_is_no_json_leaves_the_old_file_and_no_other(tmp_path):
     write_json(tmp_path / "x.json", 1)
     with pytest.raises(TypeError):
         write_json(tmp_path / "x.json", {"a": object()})
     assert (tmp_path / "x.json").read_text() == "1\n"
-    assert os.listdir(tmp_path) == ["x.json"]
+    assert names(tmp_path) == ["x.json"]

@@ -20,7 +20,7 @@ CONFIGS = st.builds(
     lr=st.none() | st.floats(1e-6, 10),
     momentum=NUMBERS,
     hflip=st.none() | st.floats(0, 1),
-    crop_scale=st.none() | st.tuples(st.floats(0.01, 0.5), st.floats(0.5, 1)),
+    crop_scale=st.none() | st.tuples(st.floats(0.01, 0.5), st.floats(0.5, 4)),
     seed=st.integers(0, 2**63 - 1),
 )
 
@@ -43,7 +43,7 @@ ALLOWED = {
     "zero_init_last": [True, False],
     "memory": ["saved", "recompute"],
     "hflip": [None, 0, 1],
-    "crop_scale": [None, (0.1, 1), (1, 1)],
+    "crop_scale": [None, (0.1, 1), (1, 1), (0.7, 4)],
     "crop_ratio": [(1, 1), (0.01, 100)],
     "seed": [0, 2**63 - 1],
     "device": ["auto", "cpu", "cuda:1"],
@@ -69,7 +69,7 @@ REFUSED = {
     "zero_init_last": [1, 0, "true", None],
     "memory": ["save", None, 5, ["saved"]],
     "hflip": [-0.1, 1.1, "x", True, NAN],
-    "crop_scale": [0.5, (0.5,), (0, 1), (0.9, 0.1), (0.5, 1.1), (0.1, 0.2, 0.3), "ab", ("a", "b"), (NAN, 1)],
+    "crop_scale": [0.5, (0.5,), (0, 1), (0.9, 0.1), (0.5, 4.1), (0.1, 0.2, 0.3), "ab", ("a", "b"), (NAN, 1)],
     "crop_ratio": [None, 1, (0, 1), (2, 1), (1, 101), (1, NAN), "ab"],
     "seed": [-1, 0.5, "x", None, 2**63],
     "device": [3, None, ["cpu"]],
@@ -93,7 +93,9 @@ def test_a_value_in_range_is_taken(name, value):
 def test_a_value_out_of_range_or_of_another_type_is_refused(name, value):
     with pytest.raises(ConfigError) as caught:
         TrainConfig(**{name: value})
-    words = {"arch": "arch", "dialect": "dialect", "model": "model|stem|steam|depths|field"}.get(name, f"{name} must be")
+    words = {"arch": "arch", "dialect": "dialect", "model": "model|stem|steam|depths|field"}.get(
+        name, f"{name} must be"
+    )
     assert any(word in str(caught.value) for word in words.split("|"))
 
 
@@ -116,8 +118,8 @@ def test_a_config_survives_json(config):
 
 
 def test_the_peak_rate_is_in_proportion_to_the_batch_unless_given():
-    assert TrainConfig(batch_size=256).peak_lr == 0.1
-    assert TrainConfig(batch_size=64).peak_lr == 0.025  # exact: a quarter, a power of two
+    assert TrainConfig(batch_size=256).peak_lr == 0.2
+    assert TrainConfig(batch_size=64).peak_lr == 0.05  # exact: a quarter, a power of two
     assert TrainConfig(batch_size=64, lr=0.3).peak_lr == 0.3
 
 
@@ -143,7 +145,7 @@ def test_a_model_field_that_is_a_setting_elsewhere_is_unknown(name):
 def test_characters_are_neither_mirrored_nor_cropped_hard(classes):
     fitted = TrainConfig().fitted(classes)
     assert fitted.hflip == 0
-    assert fitted.crop_scale == (0.7, 1.0)
+    assert fitted.crop_scale == (0.7, 1.3)
 
 
 @pytest.mark.parametrize("classes", [["cat", "dog"], ["7", "cat"], ["10", "100"]])

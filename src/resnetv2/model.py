@@ -295,7 +295,7 @@ class ResidualUnit(nn.Module):
         y = preactivate(self.norm2, y, [self.conv2], recompute)[0]
         if self.bottleneck:
             y = preactivate(self.norm3, y, [self.conv3], recompute)[0]
-        return drop_path(y, self.drop_path_rate, self.training) + shortcut
+        return drop_path(y, self.drop_path_rate, self.training).add_(shortcut)
 
 
 class Stage(nn.Module):

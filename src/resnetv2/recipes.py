@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from resnetv2.config import ResNetV2Config, architecture
 from resnetv2.errors import ConfigError, unknown
@@ -14,6 +14,70 @@ from resnetv2.plain import Plain
 
 _FIELDS = frozenset(f.name for f in fields(ResNetV2Config))
 GLYPH_LENGTH = 2  # class names this short are taken for characters, which mirrors and tight crops turn into others
+
+
+class Rule(NamedTuple):
+    """What a setting must be: in words, and as a test of any value whatever its type."""
+
+    what: str
+    holds: Callable[[Any], bool]
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_real and abs(value) <= sys.float_info.max  # neither infinite nor NaN
+
+
+def _whole(low: int) -> Rule:
+    return Rule(f"a whole number of at least {low}", lambda v: _is_whole(v) and low <= v < 2**63)
+
+
+def _pair(top: float, example: str) -> Rule:
+    def holds(value: Any) -> bool:
+        two = isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value))
+        return two and 0 < value[0] <= value[1] <= top
+
+    return Rule(f"two rising numbers above 0 and at most {top:g}, such as {example}", holds)
+
+
+def _optional(rule: Rule) -> Rule:
+    return Rule(rule.what, lambda v: v is None or rule.holds(v))
+
+
+_name = Rule("a name", lambda v: isinstance(v, str))
+_share = Rule("a number of at least 0 and below 1", lambda v: _is_number(v) and 0 <= v < 1)
+_amount = Rule("a number of at least 0", lambda v: _is_number(v) and v >= 0)
+
+RULES: dict[str, Rule] = {
+    "arch": _name,
+    "dialect": _name,
+    "model": Rule("architecture fields, such as model.stem=3x3", lambda v: isinstance(v, Mapping)),
+    "image_size": _whole(32),
+    "epochs": _whole(1),
+    "batch_size": _whole(2),
+    "lr": _optional(Rule("a number above 0", lambda v: _is_number(v) and v > 0)),
+    "momentum": _share,
+    "weight_decay": _amount,
+    "warmup_epochs": _amount,
+    "label_smoothing": _share,
+    "ema_decay": _share,
+    "ema_every": _whole(1),
+    "drop_rate": _share,
+    "drop_path_rate": _share,
+    "zero_init_last": Rule("true or false", lambda v: isinstance(v, bool)),
+    "memory": Rule("'saved' or 'recompute'", lambda v: v in ("saved", "recompute")),
+    "hflip": _optional(Rule("a number from 0 to 1", lambda v: _is_number(v) and 0 <= v <= 1)),
+    "crop_scale": _optional(_pair(4, "0.5,1")),
+    "crop_ratio": _pair(100, "0.75,1.33"),
+    "seed": _whole(0),
+    "device": _name,
+    "workers": _optional(_whole(1)),
+    "save_minutes": _amount,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +99,7 @@ class TrainConfig(Plain):
     image_size: int = 224  # side in pixels of the square that the network sees
     epochs: int = 30
     batch_size: int = 32
-    lr: float | None = None  # peak rate; None: 0.1 for a batch of 256, in proportion to the batch
+    lr: float | None = None  # peak rate; None: 0.2 for a batch of 256, in proportion to the batch
     momentum: float = 0.9
     weight_decay: float = 5e-4  # on convolutions and the head alone
     warmup_epochs: float = 2.0  # at most a quarter of the run
@@ -47,9 +111,7 @@ class TrainConfig(Plain):
     zero_init_last: bool = False
     memory: str = "saved"  # "recompute": half the activation memory, the same bits, a little slower
     hflip: float | None = None  # probability of a mirror image; None: 0.5, but 0 for classes named like characters
-    crop_scale: tuple[float, float] | None = (
-        None  # share of the area kept by the random crop; None: as fits the classes
-    )
+    crop_scale: tuple[float, float] | None = None  # the random crop's share of the area; above 1 zooms out
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of the random crop
     seed: int = 0
     device: str = "auto"  # "auto" | "cpu" | "cuda" | "cuda:1" | "mps"
@@ -57,51 +119,23 @@ class TrainConfig(Plain):
     save_minutes: float = 1.0  # between two checkpoints
 
     def __post_init__(self) -> None:
-        problems: list[str] = []
-
-        def need(name: str, ok: bool, what: str) -> None:
-            if not ok:
-                problems.append(f"{name} must be {what}, got {getattr(self, name)!r}")
-
-        for name in ("arch", "dialect", "device"):
-            need(name, isinstance(getattr(self, name), str), "a name")
-        need("model", isinstance(self.model, Mapping), "architecture fields, such as model.stem=3x3")
-        if not problems:
-            problems += self._network_problems()
-        for name, low in (("image_size", 32), ("epochs", 1), ("batch_size", 2), ("ema_every", 1), ("seed", 0)):
-            value = getattr(self, name)
-            need(name, isinstance(value, int) and not isinstance(value, bool) and value >= low, f"at least {low}")
-        for name in ("momentum", "ema_decay", "label_smoothing", "drop_rate", "drop_path_rate"):
-            value = getattr(self, name)
-            need(name, _is_number(value) and 0 <= value < 1, "a number of at least 0 and below 1")
-        for name in ("weight_decay", "warmup_epochs", "save_minutes"):
-            need(name, _is_number(getattr(self, name)) and getattr(self, name) >= 0, "a number of at least 0")
-        need("lr", self.lr is None or (_is_number(self.lr) and self.lr > 0), "a number above 0")
-        need("hflip", self.hflip is None or (_is_number(self.hflip) and 0 <= self.hflip <= 1), "a number from 0 to 1")
-        for name, top in (("crop_scale", 1.0), ("crop_ratio", 100.0)):
-            value = getattr(self, name)
-            pair = isinstance(value, tuple) and len(value) == 2 and all(map(_is_number, value))
-            ok = (value is None and name == "crop_scale") or (pair and 0 < value[0] <= value[1] <= top)
-            need(name, ok, f"two rising numbers above 0 and at most {top:g}, such as 0.5,1")
-        need("memory", self.memory in ("saved", "recompute"), "'saved' or 'recompute'")
-        need("zero_init_last", isinstance(self.zero_init_last, bool), "true or false")
-        need("seed", not _is_number(self.seed) or self.seed < 2**63, "below 2**63")
-        workers_ok = isinstance(self.workers, int) and not isinstance(self.workers, bool) and self.workers >= 1
-        need("workers", self.workers is None or workers_ok, "at least 1")
+        problems = [
+            f"{name} must be {rule.what}, got {getattr(self, name)!r}"
+            for name, rule in RULES.items()
+            if not rule.holds(getattr(self, name))
+        ]
+        if not {"arch", "dialect", "model"} & {problem.split()[0] for problem in problems}:
+            try:
+                self.architecture(num_classes=1)
+            except ConfigError as error:
+                problems.append(str(error))
         if problems:
             raise ConfigError("; ".join(problems))
-
-    def _network_problems(self) -> list[str]:
-        try:
-            self.architecture(num_classes=1)
-        except ConfigError as error:
-            return [str(error)]
-        return []
 
     @property
     def peak_lr(self) -> float:
         """The learning rate after warm-up."""
-        return self.lr if self.lr is not None else 0.1 * self.batch_size / 256
+        return self.lr if self.lr is not None else 0.2 * self.batch_size / 256
 
     def architecture(self, num_classes: int) -> ResNetV2Config:
         """Return the network this run trains."""
@@ -120,7 +154,7 @@ class TrainConfig(Plain):
         """
         glyphs = all(len(name) <= GLYPH_LENGTH for name in classes)
         hflip = self.hflip if self.hflip is not None else (0.0 if glyphs else 0.5)
-        scale = self.crop_scale if self.crop_scale is not None else ((0.7, 1.0) if glyphs else (0.35, 1.0))
+        scale = self.crop_scale if self.crop_scale is not None else ((0.7, 1.3) if glyphs else (0.35, 1.0))
         return replace(self, hflip=hflip, crop_scale=scale)
 
 
@@ -143,11 +177,6 @@ def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
         else:
             settings[key] = value
     return settings
-
-
-def _is_number(value: Any) -> bool:
-    is_real = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_real and abs(value) <= sys.float_info.max  # neither infinite nor NaN
 
 
 def _value(text: str) -> Any:

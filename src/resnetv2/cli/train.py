@@ -27,7 +27,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--image-size", type=int, metavar="PX", help=f"side of the network's input (default: {default.image_size})"
     )
     parser.add_argument("--batch-size", type=int, metavar="B", help=f"pictures a step (default: {default.batch_size})")
-    parser.add_argument("--lr", type=float, help="peak learning rate (default: 0.1 for a batch of 256, in proportion)")
+    parser.add_argument("--lr", type=float, help="peak learning rate (default: 0.2 for a batch of 256, in proportion)")
     parser.add_argument("--seed", type=int, metavar="S", help=f"of every random choice (default: {default.seed})")
     parser.add_argument("--device", metavar="D", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any other setting; repeatable")

@@ -6,16 +6,18 @@ run stopped but the epoch and the number of batches taken.
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from resnetv2.data.index import Samples
 from resnetv2.errors import DataError
@@ -35,28 +37,46 @@ class Batch:
 
 @dataclass(frozen=True, kw_only=True)
 class Augment:
-    """Random resized crop and mirror image (Szegedy et al. 2014, arXiv 1409.4842)."""
+    """Random resized crop and mirror image (Szegedy et al. 2014, arXiv 1409.4842).
 
-    scale: tuple[float, float]  # share of the picture's area that the crop keeps
+    A crop larger than the picture zooms out: what lies outside takes the median colour of the picture's border, so that
+    a character on paper gets more paper.
+    """
+
+    scale: tuple[float, float]  # area of the crop, as a share of the picture's
     ratio: tuple[float, float]  # width / height of the crop
     hflip: float  # probability of a mirror image
 
     def __call__(self, picture: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
         """Return uint8 (size, size, 3) cut from an RGB picture."""
-        box = self._box(picture.width, picture.height, rng)
-        out = picture.resize(
-            (size, size), Image.Resampling.BILINEAR if rng.random() < 0.5 else Image.Resampling.BICUBIC, box
-        )
+        left, top, right, bottom = self._box(picture.width, picture.height, rng)
+        beyond = max(-left, -top, right - picture.width, bottom - picture.height)
+        border = math.ceil(beyond) if beyond > 1e-6 else 0  # less is rounding
+        if border:
+            picture = ImageOps.expand(picture, border, border_colour(picture))
+        right, bottom = min(right + border, picture.width), min(bottom + border, picture.height)
+        box = (max(left + border, 0), max(top + border, 0), right, bottom)
+        filters = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
+        out = picture.resize((size, size), filters[int(rng.random() < 0.5)], box)
         pixels = np.asarray(out)
         return pixels[:, ::-1] if rng.random() < self.hflip else pixels
 
     def _box(self, width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
         share = rng.uniform(*self.scale)
         ratio = np.exp(rng.uniform(*np.log(self.ratio)))
-        w = min(max(np.sqrt(share * width * height * ratio), 1), width)
-        h = min(max(np.sqrt(share * width * height / ratio), 1), height)
+        beyond = max(1.0, share)  # a crop within the picture's area stays within its sides
+        w = min(max(np.sqrt(share * width * height * ratio), 1), width * beyond)
+        h = min(max(np.sqrt(share * width * height / ratio), 1), height * beyond)
         left, top = rng.random() * (width - w), rng.random() * (height - h)
         return float(left), float(top), float(left + w), float(top + h)
+
+
+def border_colour(picture: Image.Image) -> tuple[int, int, int]:
+    """Return the median of each channel over the outermost pixels of an RGB picture."""
+    pixels = np.asarray(picture)
+    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    red, green, blue = np.median(edge, axis=0)
+    return int(red), int(green), int(blue)
 
 
 class Loader:
@@ -64,7 +84,7 @@ class Loader:
 
     Args:
         samples: the pictures.
-        batch_size: pictures a batch; the last one is smaller, and one left over joins the batch before it.
+        batch_size: the most pictures in a batch; all batches are of one size, or differ by one.
         preprocessing: what is done to a picture when it is not augmented, and the size when it is.
         augment: None for evaluation: every picture once, in order.
         seed: of order and augmentation.
@@ -85,7 +105,7 @@ class Loader:
         self.augment = augment
         self.seed = seed
         self.workers = workers or min(os.cpu_count() or 1, 8)
-        self.bounds = batch_bounds(len(samples), batch_size)
+        self.bounds = batch_bounds(len(samples), batch_size, least=1 if augment is None else 2)
 
     def __len__(self) -> int:
         return len(self.bounds)
@@ -127,12 +147,16 @@ class Loader:
         return self.augment(picture, self.preprocessing.image_size, np.random.default_rng((self.seed, epoch, index)))
 
 
-def batch_bounds(count: int, batch_size: int) -> list[tuple[int, int]]:
-    """Cut ``count`` samples into batches; a last batch of one joins the one before, because batch norm needs two."""
-    starts = list(range(0, count, batch_size))
-    if len(starts) > 1 and count - starts[-1] == 1:
-        starts.pop()
-    return list(pairwise([*starts, count]))
+def batch_bounds(count: int, batch_size: int, least: int = 1) -> list[tuple[int, int]]:
+    """Cut ``count`` samples into as few batches as ``batch_size`` allows, all of one size or differing by one.
+
+    A small last batch would give batch norm poor statistics just before they are used. Batches hold at least ``least``
+    samples (batch norm needs two), if need be by holding one more than ``batch_size``.
+    """
+    if count == 0:
+        return []
+    number = max(min(-(-count // batch_size), count // least), 1)
+    return list(pairwise(count * i // number for i in range(number + 1)))
 
 
 def read_bytes(path: Path) -> bytes:

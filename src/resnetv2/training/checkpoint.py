@@ -32,7 +32,6 @@ class Progress:
     correct: int = 0
     seen: int = 0
     best_top1: float = -1.0
-    best_loss: float = float("inf")
     best_epoch: int = 0
     metrics_bytes: int = 0  # length of metrics.jsonl
 

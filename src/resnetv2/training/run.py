@@ -316,8 +316,8 @@ class Run:
             "val_n": val_n,
         }
         progress.batch, progress.loss_sum, progress.correct, progress.seen = 0, 0.0, 0, 0
-        if (line["val_top1"], -val_loss) > (progress.best_top1, -progress.best_loss):
-            progress.best_top1, progress.best_loss, progress.best_epoch = line["val_top1"], val_loss, progress.epoch
+        if line["val_top1"] >= progress.best_top1:  # of equals the later: its rate was lower
+            progress.best_top1, progress.best_epoch = line["val_top1"], progress.epoch
             self.write_model("best.safetensors", line)
         if progress.epoch == config.epochs:
             self.write_model("last.safetensors", line)
@@ -351,7 +351,7 @@ class Run:
         display.say(
             f"{config.arch} at {config.image_size} px on {self.device}, {len(self.index.classes)} classes, "
             f"pictures: {pictures}; batch {config.batch_size}, peak lr {config.peak_lr:g}, mirror {config.hflip:g}, "
-            f"crop {config.crop_scale[0] if config.crop_scale else 1:g}–1 of the area; run in {self.out}"
+            f"crop {'–'.join(f'{x:g}' for x in config.crop_scale or ())} of the area; run in {self.out}"
         )
 
     def result(self) -> TrainResult:

@@ -146,6 +146,8 @@ def _check_fields(values: Mapping[str, Any]) -> None:
     for name, kind in _FIELDS.items():
         if type(values[name]) is not kind:
             raise TypeError(f"{name} must be of type {kind.__name__}, got {values[name]!r}")
+    if values["schema_version"] < 1:
+        raise ValueError(f"schema_version must be at least 1, got {values['schema_version']}")
     if not all(isinstance(name, str) for name in values["classes"]):
         raise TypeError(f"classes must be texts, got {values['classes']!r}")
 

@@ -1,0 +1,529 @@
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pictures import write_dataset, write_picture
+
+from resnetv2.data.index import (
+    SPLITS,
+    Index,
+    assign_splits,
+    find_pictures,
+    natural_key,
+    read_index,
+    read_saved_index,
+)
+from resnetv2.errors import DataError
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux only")
+ODD_NAMES = [
+    "new\nline",
+    "comma, quote\" '",
+    "käse 🧀",
+    " space ",
+    "tab\t",
+    "semi;colon",
+    "car\rriage",
+    "#hash",
+    "100 %",
+]
+
+
+def rows(index):
+    """Return every picture with its class name and split."""
+    return list(zip(index.paths, (index.classes[i] for i in index.labels), index.splits.tolist(), strict=True))
+
+
+def counts(index):
+    """Return {split: {class: n}} without the empty ones."""
+    found = {}
+    for _, label, split in rows(index):
+        found.setdefault(split, {}).setdefault(label, 0)
+        found[split][label] += 1
+    return found
+
+
+def write_csv(path, *lines, encoding="utf-8"):
+    path.write_text("".join(f"{line}\n" for line in lines), encoding=encoding)
+    return path
+
+
+@pytest.fixture
+def four(tmp_path):
+    """Return a folder of four pictures, two a class, without splits."""
+    return write_dataset(tmp_path / "four", {"": {"cat": 2, "dog": 2}})
+
+
+# --- folders with splits ---
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("train", "val", "test"), ("training", "valid", "test"), ("Train", "VALIDATION", "Test")],
+)
+def test_folders_of_splits_are_taken_as_they_are(tmp_path, names):
+    train, val, test = names
+    sizes = {"cat": 3, "dog": 2}, {"cat": 1, "dog": 2}, {"dog": 1}
+    index = read_index(write_dataset(tmp_path, dict(zip(names, sizes, strict=True))))
+    assert counts(index) == dict(zip(SPLITS, sizes, strict=True))
+    assert index.counts() == {"train": 5, "val": 3, "test": 1}
+    assert index.classes == ("cat", "dog")
+    assert {path.split("/")[0] for path in index.paths} == {train, val, test}
+
+
+def test_two_names_of_one_split_are_one_split(tmp_path):
+    index = read_index(write_dataset(tmp_path, {"train": {"a": 1, "b": 1}, "val": {"a": 1}, "valid": {"b": 1}}))
+    assert counts(index) == {"train": {"a": 1, "b": 1}, "val": {"a": 1, "b": 1}}
+
+
+def test_of_train_alone_a_tenth_of_each_class_becomes_val(tmp_path):
+    index = read_index(write_dataset(tmp_path, {"train": {"cat": 20, "dog": 3}}, size=2))
+    assert counts(index) == {"train": {"cat": 18, "dog": 2}, "val": {"cat": 2, "dog": 1}}
+
+
+def test_without_val_a_tenth_of_train_becomes_val_and_test_stays(tmp_path):
+    index = read_index(write_dataset(tmp_path, {"train": {"a": 20, "b": 20}, "test": {"a": 5, "b": 5}}, size=2))
+    assert counts(index) == {"train": {"a": 18, "b": 18}, "val": {"a": 2, "b": 2}, "test": {"a": 5, "b": 5}}
+
+
+def test_a_test_split_alone_is_a_test_split(tmp_path):
+    assert counts(read_index(write_dataset(tmp_path, {"test": {"a": 2, "b": 2}}))) == {"test": {"a": 2, "b": 2}}
+
+
+def test_a_split_holds_its_pictures_with_their_labels(tmp_path):
+    root = write_dataset(tmp_path, {"train": {"b": 2, "a": 1}, "val": {"a": 1, "b": 1}})
+    samples = read_index(root).split("train")
+    assert samples.paths == (root / "train/a/0.png", root / "train/b/0.png", root / "train/b/1.png")
+    assert samples.labels.tolist() == [0, 1, 1]
+    assert samples.labels.dtype == np.int64
+    assert len(samples) == 3
+
+
+def test_a_split_that_is_not_there_is_refused_with_those_that_are(tmp_path):
+    index = read_index(write_dataset(tmp_path, {"train": {"a": 3, "b": 3}}))
+    with pytest.raises(DataError, match=r"has no 'test' split; it has 'train', 'val'$"):
+        index.split("test")
+
+
+def test_splits_beside_other_folders_are_refused_by_name(tmp_path):
+    write_dataset(tmp_path, {"train": {"a": 2, "b": 2}, "trash": {"a": 1}})
+    with pytest.raises(DataError, match=r"splits and other folders side by side: 'trash'$"):
+        read_index(tmp_path)
+
+
+def test_a_class_may_be_called_test_or_val(tmp_path):
+    assert read_index(write_dataset(tmp_path, {"": {"test": 2, "exam": 2, "val": 2}})).classes == (
+        "exam",
+        "test",
+        "val",
+    )
+
+
+def test_a_class_that_train_lacks_is_refused_with_its_splits(tmp_path):
+    write_dataset(tmp_path, {"train": {"a": 2}, "val": {"a": 1, "b": 2}, "test": {"b": 1, "c": 3}})
+    with pytest.raises(DataError) as caught:
+        read_index(tmp_path)
+    assert "class 'b' is in 'val' and 'test' but not in 'train'" in str(caught.value)
+    assert "class 'c' is in 'test' but not in 'train'" in str(caught.value)
+
+
+# --- folders without splits ---
+
+
+def test_a_folder_without_splits_is_split_in_each_class(tmp_path):
+    index = read_index(write_dataset(tmp_path, {"": {"cat": 50, "dog": 20}}, size=2))
+    assert counts(index) == {
+        "train": {"cat": 40, "dog": 16},
+        "val": {"cat": 5, "dog": 2},
+        "test": {"cat": 5, "dog": 2},
+    }
+
+
+def test_two_pictures_are_split_into_train_and_val_and_three_into_all(tmp_path):
+    index = read_index(write_dataset(tmp_path, {"": {"two": 2, "three": 3}}))
+    assert counts(index) == {"train": {"two": 1, "three": 1}, "val": {"two": 1, "three": 1}, "test": {"three": 1}}
+
+
+def test_the_split_is_the_same_in_any_place_and_order(tmp_path, monkeypatch):
+    sizes = {"cat": 30, "dog": 25, "1": 4, "01": 4}
+    first = read_index(write_dataset(tmp_path / "first", {"": sizes}, size=2))
+    for name in reversed(first.paths):
+        write_picture(tmp_path / "second" / name)
+    walk = os.walk
+
+    def backwards(top):
+        for base, folders, files in walk(top):
+            yield base, folders, sorted(files, reverse=True)
+
+    monkeypatch.setattr(os, "walk", backwards)
+    iterdir = Path.iterdir
+    monkeypatch.setattr(Path, "iterdir", lambda self: iter(sorted(iterdir(self), reverse=True)))
+    second = read_index(tmp_path / "second")
+    assert rows(first) == rows(second)
+    assert first.digest() == second.digest()
+
+
+def test_a_new_picture_moves_few_others(tmp_path):
+    root = write_dataset(tmp_path, {"": {"a": 40, "b": 40}}, size=2)
+    before = {path: split for path, _, split in rows(read_index(root))}
+    write_picture(root / "a" / "new.png")
+    after = {path: split for path, _, split in rows(read_index(root))}
+    # a place at each of the two borders between splits moves at most, for the numbers stay 4, 4 and the rest
+    assert sum(after[path] != split for path, split in before.items()) <= 2
+
+
+@given(st.dictionaries(st.sampled_from("abcdef"), st.integers(2, 60), min_size=1), st.booleans())
+def test_splits_cover_all_pictures_and_leave_each_class_some_to_train_and_to_check(sizes, train_only):
+    labels = [label for label, size in sizes.items() for _ in range(size)]
+    paths = [f"{label}/{i}" for i, label in enumerate(labels)]
+    splits = assign_splits(paths, labels, ["train" if train_only else ""] * len(labels))
+    assert len(splits) == len(labels)
+    assert set(splits) <= set(SPLITS)
+    for label, size in sizes.items():
+        number = {s: sum(x == label and y == s for x, y in zip(labels, splits, strict=True)) for s in SPLITS}
+        assert sum(number.values()) == size
+        assert number["val"] == max(1, round(0.1 * size))
+        assert number["test"] == (0 if train_only or size == 2 else max(1, round(0.1 * size)))
+        assert number["train"] >= 1
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["", *SPLITS])), max_size=60))
+def test_splits_that_were_given_are_kept(pairs):
+    labels, given_splits = [p[0] for p in pairs], [p[1] for p in pairs]
+    splits = assign_splits([f"{i}.png" for i in range(len(pairs))], labels, given_splits)
+    for before, after in zip(given_splits, splits, strict=True):
+        allowed = {before} if before else set(SPLITS)
+        if before == "train" and "val" not in given_splits and "" not in given_splits:
+            allowed = {"train", "val"}
+        assert after in allowed
+
+
+# --- what counts as a picture ---
+
+
+def test_hidden_files_and_other_files_are_left_out(four):
+    for name in ("cat/.hidden.png", "cat/._0.png", "cat/.cache/x.png", ".git/objects/x.png"):
+        write_picture(four / name)
+    for name in ("cat/notes.txt", "cat/Thumbs.db", "readme.md", "x.png", "cat/png"):
+        (four / name).write_bytes(b"x")
+    assert len(read_index(four).paths) == 4
+
+
+def test_endings_count_in_any_case_and_folders_inside_a_class_belong_to_it(four):
+    for name in ("cat/deep/er/a.JPG", "cat/deep/b.Jpeg", "dog/c.WEBP", "dog/1/2/3.tiff"):
+        write_picture(four / name)
+    assert {row[:2] for row in rows(read_index(four))} >= {
+        ("cat/deep/er/a.JPG", "cat"),
+        ("cat/deep/b.Jpeg", "cat"),
+        ("dog/c.WEBP", "dog"),
+        ("dog/1/2/3.tiff", "dog"),
+    }
+
+
+def test_classes_and_pictures_are_in_natural_order(tmp_path):
+    root = write_dataset(tmp_path, {"train": {str(i): 11 for i in range(11)}, "val": {str(i): 1 for i in range(11)}}, 2)
+    index = read_index(root)
+    assert index.classes == tuple(map(str, range(11)))
+    assert [p.name for p in index.split("train").paths[:11]] == [f"{i}.png" for i in range(11)]
+    assert [p.name for p in find_pictures(root / "train" / "0")] == [f"{i}.png" for i in range(11)]
+
+
+def test_links_to_folders_inside_a_class_are_not_followed(four):
+    (four / "cat" / "loop").symlink_to(four)
+    (four / "self").symlink_to(four / "self")
+    (four / "cat" / "dangling.png").symlink_to(four / "nowhere.png")
+    paths = read_index(four).paths
+    assert len([p for p in paths if "dangling" not in p]) == 4
+    assert "cat/dangling.png" in paths  # reported by the check, not forgotten
+
+
+def test_a_class_may_be_a_link_to_a_folder(four, tmp_path):
+    write_dataset(tmp_path / "elsewhere", {"": {"birds": 3}})
+    (four / "bird").symlink_to(tmp_path / "elsewhere" / "birds")
+    assert read_index(four).classes == ("bird", "cat", "dog")
+
+
+@linux
+@pytest.mark.parametrize("name", [*ODD_NAMES, os.fsdecode(b"caf\xe9 \xff")])
+def test_any_file_name_survives_the_saved_index(four, tmp_path, name):
+    write_picture(four / "cat" / f"{name}.png")
+    write_picture(four / name / "x.png" if name in ODD_NAMES else four / "dog" / name / "x.png")
+    write_picture(four / name / "y.png" if name in ODD_NAMES else four / "dog" / name / "y.png")
+    index = read_index(four)
+    assert f"cat/{name}.png" in index.paths
+    index.write_csv(tmp_path / "index.csv")
+    again = read_saved_index(tmp_path / "index.csv", four)
+    assert rows(again) == rows(index)
+    assert (again.classes, again.root, again.digest()) == (index.classes, index.root, index.digest())
+    assert again.labels.tolist() == index.labels.tolist()
+    assert all(path.is_file() for path in again.split("train").paths)
+
+
+@linux
+def test_a_class_that_is_no_text_is_refused(four):
+    write_picture(four / os.fsdecode(b"caf\xe9") / "x.png")
+    with pytest.raises(DataError, match=r"class 'caf\\udce9' is no UTF-8 text; rename it"):
+        read_index(four)
+
+
+def test_a_read_only_folder_can_be_read_and_nothing_in_it_changes(four, tmp_path):
+    def state():
+        return sorted((str(p), p.stat().st_mtime_ns, p.stat().st_size) for p in [four, *four.rglob("*")])
+
+    for path in [*four.rglob("*"), four]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = state()
+    try:
+        index = read_index(four)
+        index.write_csv(tmp_path / "index.csv")
+        read_saved_index(tmp_path / "index.csv", four)
+        assert state() == before
+    finally:
+        for path in [four, *four.rglob("*")]:
+            path.chmod(0o755)
+
+
+# --- what cannot be used ---
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"^no such folder or CSV file: .*nowhere$"):
+        read_index(tmp_path / "nowhere")
+
+
+def test_a_file_in_place_of_a_folder_is_refused(tmp_path):
+    with pytest.raises(DataError, match=r"neither a folder of pictures nor a .csv file \(archives must be unpacked"):
+        read_index(write_picture(tmp_path / "x.png"))
+
+
+@pytest.mark.parametrize("names", [[], ["x.png"], ["cat/notes.txt", "dog/notes.txt"], ["train/cat/", "val/cat/"]])
+def test_a_folder_without_pictures_in_classes_is_refused(tmp_path, names):
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).mkdir() if name.endswith("/") else (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(DataError, match=r"^no pictures in .*: expected root/class/\*.jpg"):
+        read_index(tmp_path)
+
+
+def test_empty_class_folders_are_refused_by_name(four):
+    (four / "bird").mkdir()
+    (four / "fish").mkdir()
+    with pytest.raises(DataError) as caught:
+        read_index(four)
+    assert str(caught.value).splitlines()[1:] == [f"  {four / 'bird'}", f"  {four / 'fish'}"]
+
+
+def test_many_empty_class_folders_are_counted(four):
+    for i in range(25):
+        (four / f"empty{i}").mkdir()
+    with pytest.raises(DataError) as caught:
+        read_index(four)
+    lines = str(caught.value).splitlines()
+    assert len(lines) == 12
+    assert lines[10].endswith("empty9")
+    assert lines[11] == "  … and 15 more"
+
+
+def test_one_class_is_refused(tmp_path):
+    with pytest.raises(DataError, match="there is one class only, 'cat'; a classifier needs two or more"):
+        read_index(write_dataset(tmp_path, {"": {"cat": 5}}))
+
+
+def test_classes_with_a_single_picture_are_refused_all_at_once(tmp_path):
+    with pytest.raises(DataError) as caught:
+        read_index(write_dataset(tmp_path, {"": {"cat": 1, "dog": 1, "cow": 4}}))
+    assert [line.split("'")[1] for line in str(caught.value).splitlines()[1:]] == ["cat", "dog"]
+    assert str(caught.value).count("has a single picture; it needs one to train and one to check") == 2
+
+
+# --- CSV ---
+
+
+def test_a_csv_names_pictures_relative_to_itself(four):
+    path = write_csv(
+        four / "list.csv",
+        "image_path,label,split",
+        "cat/0.png,cat,train",
+        "cat/1.png,cat,val",
+        "dog/0.png,dog,training",
+        f"{four / 'dog/1.png'},dog,Valid",
+    )
+    index = read_index(path)
+    assert index.root == four
+    assert rows(index) == [
+        ("cat/0.png", "cat", "train"),
+        ("cat/1.png", "cat", "val"),
+        ("dog/0.png", "dog", "train"),
+        (str(four / "dog/1.png"), "dog", "val"),
+    ]
+    assert all(p.is_file() for s in ("train", "val") for p in index.split(s).paths)
+
+
+def test_a_csv_without_splits_is_split_as_the_folder_is(tmp_path):
+    root = write_dataset(tmp_path, {"": {"cat": 30, "dog": 20}}, size=2)
+    folder = read_index(root)
+    path = write_csv(root / "list.csv", "label,image_path", *(f"{label},{p}" for p, label, _ in reversed(rows(folder))))
+    assert sorted(rows(read_index(path))) == sorted(rows(folder))
+
+
+def test_a_csv_may_have_a_byte_order_mark_quotes_spaces_blank_lines_and_other_columns(four):
+    write_picture(four / "cat" / "a, b.png")
+    path = write_csv(
+        four / "LIST.CSV",
+        "image_path,label,split,comment",
+        '"cat/a, b.png",cat,train,"x, y"',
+        "",
+        "cat/0.png , cat , train ,",
+        "cat/1.png,cat,val",
+        'dog/0.png,"dog ""the"" dog",train,x,more,than,columns',
+        'dog/1.png,"dog ""the"" dog",VAL,x',
+        encoding="utf-8-sig",
+    )
+    index = read_index(path)
+    assert index.classes == ("cat", 'dog "the" dog')
+    assert [p for p, _, _ in rows(index)] == ["cat/a, b.png", "cat/0.png", "cat/1.png", "dog/0.png", "dog/1.png"]
+    assert index.counts() == {"train": 3, "val": 2, "test": 0}
+
+
+@pytest.mark.parametrize("header", ["path,label", "image_path,class", "cat/0.png,cat", "", "image_path;label"])
+def test_a_csv_without_the_columns_is_refused(four, header):
+    with pytest.raises(DataError, match=r"needs the columns image_path,label\[,split\] in its first line; got"):
+        read_index(write_csv(four / "list.csv", header, "cat/0.png,cat"))
+
+
+def test_an_empty_csv_is_refused(four):
+    (four / "list.csv").touch()
+    with pytest.raises(DataError, match="needs the columns"):
+        read_index(four / "list.csv")
+    with pytest.raises(DataError, match="no pictures in"):
+        read_index(write_csv(four / "list.csv", "image_path,label"))
+
+
+def test_all_problems_of_a_csv_are_told_with_their_lines(four):
+    path = write_csv(
+        four / "list.csv",
+        "image_path,label,split",
+        "cat/0.png,cat,train",
+        "cat/9.png,cat,train",
+        ",cat,train",
+        "cat/1.png,,train",
+        "dog/0.png,dog,trian",
+        "cat,cat,train",
+        f"{'x' * 5000},cat,train",
+        "nul\0,cat,train",
+        "cat/0.png",
+    )
+    with pytest.raises(DataError) as caught:
+        read_index(path)
+    lines = str(caught.value).splitlines()
+    assert lines[1:6] == [
+        f"  line 3: no file {four / 'cat/9.png'}",
+        "  line 4: image_path or label is empty",
+        "  line 5: image_path or label is empty",
+        "  line 6: unknown split 'trian': did you mean 'train'?",
+        f"  line 7: no file {four / 'cat'}",
+    ]
+    assert lines[6].startswith("  line 8: no file ")
+    assert lines[7].startswith("  line 9: no file ")
+    assert lines[8:] == ["  line 10: image_path or label is empty"]
+
+
+def test_many_problems_of_a_csv_are_counted(four):
+    path = write_csv(four / "list.csv", "image_path,label", *(f"{i}.png,cat" for i in range(25)))
+    with pytest.raises(DataError, match="line 11: no file") as caught:
+        read_index(path)
+    assert str(caught.value).endswith("… and 15 more")
+
+
+@pytest.mark.parametrize(
+    "content", [b"image_path,label\n" + b"x" * 200_000 + b",cat\n", b"\xff\xfe\0x", b"\x89PNG\r\n\0"]
+)
+def test_what_is_no_csv_is_refused(tmp_path, content):
+    (tmp_path / "list.csv").write_bytes(content)
+    with pytest.raises(DataError, match=r"no readable CSV|needs the columns"):
+        read_index(tmp_path / "list.csv")
+
+
+# --- the saved index ---
+
+
+def test_the_saved_index_keeps_the_splits_when_pictures_are_added(four, tmp_path):
+    index = read_index(four)
+    index.write_csv(tmp_path / "index.csv")
+    for i in range(30):
+        write_picture(four / "cat" / f"new{i}.png")
+    assert rows(read_saved_index(tmp_path / "index.csv", four)) == rows(index)
+
+
+def test_the_saved_index_of_a_csv_is_relative_to_that_csv(four, tmp_path):
+    lines = [f"{animal}/{i}.png,{animal}" for animal in ("cat", "dog") for i in range(2)]
+    index = read_index(write_csv(four / "list.csv", "image_path,label", *lines))
+    index.write_csv(tmp_path / "index.csv")
+    assert rows(read_saved_index(tmp_path / "index.csv", four / "list.csv")) == rows(index)
+
+
+def test_the_saved_index_names_pictures_that_are_gone(four, tmp_path):
+    read_index(four).write_csv(tmp_path / "index.csv")
+    (four / "cat" / "1.png").unlink()
+    with pytest.raises(DataError, match=r"line 3: no file .*cat/1.png$"):
+        read_saved_index(tmp_path / "index.csv", four)
+
+
+def test_a_saved_index_that_is_gone_is_refused(four, tmp_path):
+    with pytest.raises(DataError, match=r"index.csv is no readable CSV: .*No such file"):
+        read_saved_index(tmp_path / "index.csv", four)
+
+
+# --- digest ---
+
+
+def digest_of(paths=("a", "b"), labels=(0, 1), splits=("train", "val"), classes=("cat", "dog"), root="x"):
+    return Index(Path(root), tuple(paths), np.array(labels), np.array(splits), tuple(classes)).digest()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"paths": ("a", "c")},
+        {"paths": ("b", "a")},
+        {"labels": (1, 0)},
+        {"labels": (0, 0)},
+        {"splits": ("train", "test")},
+        {"classes": ("cat", "cow")},
+    ],
+)
+def test_the_digest_changes_when_anything_changes(change):
+    assert digest_of(**change) != digest_of()
+
+
+def test_the_digest_does_not_depend_on_the_place(four, tmp_path):
+    shutil.copytree(four, tmp_path / "copy")
+    assert read_index(four).digest() == read_index(tmp_path / "copy").digest()
+    assert len(digest_of()) == 64
+
+
+# --- natural order ---
+
+NAMES = st.text(alphabet=list("ab019²٣ _"), max_size=6) | st.text(max_size=6)
+
+
+@given(NAMES, NAMES)
+def test_different_names_have_different_keys(one, other):
+    assert (natural_key(one) == natural_key(other)) == (one == other)
+    assert (natural_key(one) < natural_key(other)) == (natural_key(other) > natural_key(one))
+
+
+@given(st.text("abc", max_size=3), st.integers(0, 10**6), st.integers(0, 10**6), st.text("abc", max_size=3))
+def test_numbers_in_names_count_as_numbers(before, one, other, after):
+    keys = [natural_key(f"{before}{number}{after}") for number in (one, other)]
+    assert (keys[0] < keys[1]) == (one < other)
+
+
+@given(st.text("ab01", max_size=5), st.text("ab", min_size=1, max_size=3))
+def test_a_name_comes_before_a_longer_one_that_begins_with_it(name, more):
+    assert natural_key(name) < natural_key(name + more)
