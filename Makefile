@@ -1,11 +1,13 @@
 # `make demo` and `make test` work on a fresh machine; each makes .venv if it is missing and installs what it needs.
 
-PYTHON ?= python3
 ifeq ($(OS),Windows_NT)
+PYTHON ?= python
 BIN := .venv/Scripts
 else
+PYTHON ?= python3
 BIN := .venv/bin
 endif
+STAMP = $(BIN)/python -c "import pathlib, sys; [pathlib.Path(name).touch() for name in sys.argv[1:]]"
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: demo test test-slow check lint types imports format bench clean
@@ -40,16 +42,16 @@ bench: .venv/.dev  ## the figures of BENCHMARKS.md
 	$(BIN)/python benchmarks/train_memory.py
 
 clean:
-	rm -rf .venv
+	$(PYTHON) -c "import shutil; shutil.rmtree('.venv')"
 
 .venv/.venv:
 	$(PYTHON) -m venv .venv
-	touch $@
+	$(STAMP) $@
 
 .venv/.train: .venv/.venv pyproject.toml constraints.txt
 	$(INSTALL) --editable ".[train]"
-	touch $@
+	$(STAMP) $@
 
 .venv/.dev: .venv/.venv pyproject.toml constraints.txt
 	$(INSTALL) --editable ".[all,dev]"
-	touch $@ .venv/.train
+	$(STAMP) $@ .venv/.train

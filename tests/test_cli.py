@@ -159,7 +159,7 @@ def test_a_file_name_that_is_no_utf8_is_answered(model, data, tmp_path):
         (["train", "{data}", "--out", "{tmp}/r", "--set", "lr"], "--set takes key=value, got 'lr'"),
         (["train", "{data}", "--out", "{tmp}/r", "--set", "ls=0.1"], "unknown setting 'ls'"),
         (["train", "{data}", "--out", "{tmp}/r", "--set", "epochs=many"], "epochs must be"),
-        (["train", "{data}", "--out", "{tmp}/r", "--image-size", "16"], "image_size must be a whole number of at least 32"),
+        (["train", "{data}", "--out", "{tmp}/r", "--image-size", "16"], "a whole number of at least 32"),
     ],
 )
 def test_what_a_user_can_mend_is_one_message_exit_2_and_no_traceback(model, data, tmp_path, words, message):

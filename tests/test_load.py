@@ -11,7 +11,7 @@ from PIL import Image
 
 from resnetv2.data import load
 from resnetv2.data.index import Samples, read_index
-from resnetv2.data.load import Augment, Loader, batch_bounds, border_colour, read_bytes
+from resnetv2.data.load import Augment, Loader, batch_bounds, border_colour
 from resnetv2.errors import DataError
 from resnetv2.preprocess import Preprocessing, open_picture
 
@@ -160,13 +160,6 @@ def test_only_a_few_batches_are_decoded_ahead(samples, monkeypatch):
     for taken in range(1, 5):
         next(batches)
         assert len(asked) == loader.bounds[taken + 2][1]  # those taken, and three more
-
-
-def test_bytes_are_read_or_the_file_is_named(tmp_path):
-    (tmp_path / "x").write_bytes(b"abc")
-    assert read_bytes(tmp_path / "x") == b"abc"
-    with pytest.raises(DataError, match=r"^cannot read .*y: No such file"):
-        read_bytes(tmp_path / "y")
 
 
 # --- augmentation ---

@@ -1,5 +1,6 @@
 """The training run: what it writes, that it learns, that it stops and goes on without losing anything."""
 
+import io
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from runs import SETTINGS, TINY, write_colours
 
 import resnetv2
@@ -19,7 +21,7 @@ from resnetv2.errors import ConfigError, DataError, Error, Interrupted
 from resnetv2.recipes import TrainConfig
 from resnetv2.training.checkpoint import list_checkpoints
 from resnetv2.training.optim import MovingAverage, learning_rate, make_optimizer
-from resnetv2.training.run import Run, _new
+from resnetv2.training.run import Run
 from resnetv2.weights.modelfile import read_model_file
 
 
@@ -285,8 +287,7 @@ def test_norms_and_biases_are_not_decayed():
 
 def test_the_average_follows_the_weights_and_an_update_later_counts_for_the_steps_between():
     model = resnetv2.create_model("resnet18v2", num_classes=3, width_factor=0.25)
-    copy = resnetv2.create_model("resnet18v2", num_classes=3, width_factor=0.25)
-    average = MovingAverage(model, copy, decay=0.5)
+    average = MovingAverage(model, decay=0.5)
     name = "head.fc.bias"
     before = average.average.state_dict()[name].clone()
     with torch.no_grad():
@@ -302,11 +303,64 @@ def test_the_average_follows_the_weights_and_an_update_later_counts_for_the_step
     assert torch.allclose(average.average.state_dict()[name], expected)  # likewise
 
 
-def test_the_average_does_not_disturb_the_random_state(colours, tmp_path):
-    """Its network is initialised beside the trained one, which must not change what the run draws afterwards."""
-    config, index = _new(colours, tmp_path / "run", {**SETTINGS, **TINY})
-    Run(config, index, tmp_path / "run")
-    state = torch.get_rng_state()
-    torch.manual_seed(config.seed)
-    resnetv2.ResNetV2(config.architecture(3))
-    assert torch.equal(state, torch.get_rng_state())
+def test_signals_during_the_last_validation_are_obeyed_after_it(colours, tmp_path, monkeypatch):
+    validate = Run.validate
+
+    def interrupted(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return validate(self)
+
+    monkeypatch.setattr(Run, "validate", interrupted)
+    with pytest.raises(Interrupted) as stop:
+        resnetv2.train(colours, out=tmp_path / "run", set=TINY, **{**SETTINGS, "epochs": 1})
+    assert stop.value.exit_code == 143
+    monkeypatch.undo()
+    assert resnetv2.train(colours, out=tmp_path / "run", resume=True).epochs == 1
+
+
+def test_a_run_inside_the_data_is_refused(colours):
+    with pytest.raises(ConfigError, match="which is only read"):
+        resnetv2.train(colours, out=colours / "run", **SETTINGS)
+    assert not (colours / "run").exists()
+
+
+def test_where_a_run_runs_may_change_when_it_is_resumed(trained, colours):
+    result = resnetv2.train(colours, out=trained.out, resume=True, set={"workers": 1, "save_minutes": 5})
+    assert result == trained
+
+
+def test_a_checkpoint_of_another_data_list_is_refused(colours, tmp_path):
+    out = tmp_path / "run"
+    resnetv2.train(colours, out=out, set=TINY, **{**SETTINGS, "epochs": 1})
+    lines = (out / "index.csv").read_text().splitlines()
+    (out / "index.csv").write_text("\n".join(lines[:-1]))
+    with pytest.raises(ConfigError, match="of a run on other data"):
+        resnetv2.train(colours, out=out, resume=True)
+
+
+def test_a_log_shorter_than_the_checkpoint_says_is_told_and_not_padded(colours, tmp_path, capsys):
+    out = tmp_path / "run"
+    resnetv2.train(colours, out=out, set=TINY, **{**SETTINGS, "epochs": 1})
+    (out / "metrics.jsonl").write_bytes(b"")
+    resnetv2.train(colours, out=out, resume=True)
+    assert "metrics.jsonl is shorter" in capsys.readouterr().err
+    assert (out / "metrics.jsonl").read_bytes() == b""
+
+
+@pytest.mark.parametrize("text", ["[]", "5", "\ufeff{", "[" * 5000, '{"epochs": 0}'])
+def test_a_damaged_config_of_a_run_is_one_clear_error(colours, tmp_path, text):
+    (tmp_path / "config.json").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError):
+        resnetv2.train(colours, out=tmp_path, resume=True)
+
+
+def test_golden_samples_carry_no_metadata_and_few_pixels(tmp_path):
+    data = write_colours(tmp_path / "data", train=2, val=1, test=1)
+    exif = Image.Exif()
+    exif[0x010E] = "where I live"
+    for path in (data / "val").rglob("*.png"):
+        Image.effect_noise((300, 200), 50).convert("RGB").save(path, exif=exif)
+    result = resnetv2.train(data, out=tmp_path / "run", set=TINY, **{**SETTINGS, "epochs": 1})
+    for encoded in read_model_file(result.best).golden.pictures:
+        assert b"where I live" not in encoded
+        assert max(Image.open(io.BytesIO(encoded)).size) == 64, "twice the network's 32"

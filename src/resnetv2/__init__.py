@@ -16,6 +16,7 @@ _PUBLIC = {
     "ConfigError": "errors",
     "DataError": "errors",
     "Error": "errors",
+    "Interrupted": "errors",
     "MissingExtra": "errors",
     "ModelFileError": "errors",
     "Prediction": "inference",
@@ -39,6 +40,7 @@ __all__ = [
     "ConfigError",
     "DataError",
     "Error",
+    "Interrupted",
     "MissingExtra",
     "ModelFileError",
     "Prediction",
@@ -61,7 +63,7 @@ __all__ = [
 if TYPE_CHECKING:
     from resnetv2.config import ResNetV2Config, list_models
     from resnetv2.digits import demo
-    from resnetv2.errors import ConfigError, DataError, Error, MissingExtra, ModelFileError
+    from resnetv2.errors import ConfigError, DataError, Error, Interrupted, MissingExtra, ModelFileError
     from resnetv2.evaluation.run import evaluate
     from resnetv2.inference import Classifier, Prediction, info, load, predict, verify
     from resnetv2.model import ResNetV2, create_model

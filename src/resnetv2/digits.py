@@ -12,7 +12,7 @@ from PIL import Image
 from resnetv2.errors import MissingExtra
 from resnetv2.files import replace_file
 
-TRAINING = ["--image-size", "32", "--epochs", "14"]
+TRAINING = ["--image-size", "32", "--batch-size", "64", "--epochs", "14"]
 
 
 def demo(out: str | Path = "resnetv2-demo") -> int:
@@ -32,7 +32,7 @@ def demo(out: str | Path = "resnetv2-demo") -> int:
     write_digits(pictures)
     model = str(run / "best.safetensors")
     resume = ["--resume"] if (run / "config.json").exists() else []
-    some = [str(min((pictures / "test" / name).iterdir())) for name in ("2", "7", "8")]
+    some = [str(min((pictures / "test" / name).glob("scan-*.png"))) for name in ("2", "7", "8")]
     for words in (
         ["train", str(pictures), "--out", str(run), *TRAINING, *resume],
         ["evaluate", model, str(pictures)],

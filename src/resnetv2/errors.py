@@ -6,6 +6,8 @@
         ├── ModelFileError a model file that cannot be read or trusted
         ├── ConfigError    an architecture or a setting that cannot be
         └── MissingExtra   a command that needs a package which is not installed
+    KeyboardInterrupt
+    └── Interrupted        a signal, after the run's state was saved
 
 The command line turns each into one message on stderr and exit code 2. Anything else that escapes is our bug,
 exit code 1.

@@ -47,8 +47,9 @@ def write_json(path: Path, value: Any) -> None:
 def _sync_directory(path: Path) -> None:
     if os.name == "nt":  # Windows has no handle for this; the rename is already ordered there
         return
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    with contextlib.suppress(OSError):  # some network file systems refuse; the file itself is on the disk already
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

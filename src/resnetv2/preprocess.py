@@ -21,6 +21,7 @@ from resnetv2.plain import Plain
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
 MAX_PIXELS = 89_478_485  # 0.25 GiB of RGB, the size at which Pillow itself begins to warn
+MAX_SIDE = 8192  # of what a network is given
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
 _LONGEST = 32  # times the short side
 INTERPOLATION = {
@@ -58,8 +59,9 @@ class Preprocessing(Plain):
         problems = list(self._mistyped())
         if problems:
             raise ConfigError("; ".join(problems))
-        if not 1 <= self.image_size <= self.resize:
-            raise ConfigError(f"image_size must lie in 1 … resize, got {self.image_size} with resize {self.resize}")
+        if not 1 <= self.image_size <= self.resize <= MAX_SIDE:
+            got = f"got {self.image_size} with resize {self.resize}"
+            raise ConfigError(f"image_size must lie in 1 … resize, and resize be at most {MAX_SIDE}, {got}")
         if self.fit not in FITS:
             raise ConfigError(f"fit must be one of {', '.join(map(repr, FITS))}, got {self.fit!r}")
         if self.interpolation not in INTERPOLATION:
@@ -104,44 +106,44 @@ def _shorten(picture: Image.Image) -> Image.Image:
     return picture.crop((left, top, picture.width - left, picture.height - top)) if left or top else picture
 
 
-def open_picture(source: Path | bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_picture(source: Path | bytes) -> Image.Image:
     """Decode a picture file completely and return it as RGB, upright.
 
     One rule for every mode: EXIF orientation is applied; transparency is composited on white; 16-bit grey is scaled
     to 8 bits; float grey is taken as 0 to 1 if all of it lies there, else as 0 to 255; palette, CMYK, YCbCr, grey and
     1-bit are converted; of an animation the first frame counts. The content decides the format, not the file's ending.
+    A picture that claims more than MAX_PIXELS is refused from its header, before any pixel is decoded.
 
     Args:
         source: a path, or the encoded bytes.
-        max_pixels: pictures that claim more are refused from their header, before any pixel is decoded.
 
     Raises:
         DataError: unreadable, empty, truncated, too large, or no picture; the message says which, without the path.
     """
     try:
         data = source if isinstance(source, bytes) else source.read_bytes()
-    except OSError as error:
-        raise DataError(error.strerror or str(error)) from error
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise DataError(getattr(error, "strerror", None) or str(error)) from error
     if not data:
         raise DataError("the file is empty")
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check_budget(image, max_pixels)
+            _check_budget(image)
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
     except DataError:
         raise
     except Image.DecompressionBombError as error:
-        raise DataError(f"more than the {max_pixels:,} pixels allowed") from error
+        raise DataError(f"more than the {MAX_PIXELS:,} pixels allowed") from error
     except UnidentifiedImageError as error:
         raise DataError(f"not a picture in a known format ({', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
         raise DataError(f"damaged picture: {error or type(error).__name__}") from error
 
 
-def _check_budget(image: Image.Image, max_pixels: int) -> None:
-    if image.width * image.height > max_pixels:
-        raise DataError(f"{image.width}×{image.height} pixels, more than the {max_pixels:,} allowed")
+def _check_budget(image: Image.Image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise DataError(f"{image.width}×{image.height} pixels, more than the {MAX_PIXELS:,} allowed")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

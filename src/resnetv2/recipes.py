@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -148,14 +149,14 @@ class TrainConfig(Plain):
         return architecture(self.arch, self.dialect, num_classes=num_classes, **self.model)
 
     def fitted(self, classes: Sequence[str]) -> Self:
-        """Return the config with the augmentation that fits the classes filled in where none was chosen.
+        """Return the config with the rate and the augmentation that fits the classes filled in where none was chosen.
 
         Photographs are mirrored and cropped hard. Characters ("7", "b", "AB") are not: a mirrored 2 is no 2.
         """
         glyphs = all(len(name) <= GLYPH_LENGTH for name in classes)
         hflip = self.hflip if self.hflip is not None else (0.0 if glyphs else 0.5)
         scale = self.crop_scale if self.crop_scale is not None else ((0.7, 1.3) if glyphs else (0.35, 1.0))
-        return replace(self, hflip=hflip, crop_scale=scale)
+        return replace(self, lr=self.peak_lr, hflip=hflip, crop_scale=scale)
 
 
 def parse_settings(pairs: Sequence[str]) -> dict[str, Any]:
@@ -183,5 +184,5 @@ def _value(text: str) -> Any:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):  # also: a number too long, brackets too deep
-        return text
+        return float(text) if re.fullmatch(r"[+-]?\.\d+", text) else text
     return tuple(value) if isinstance(value, list) else value

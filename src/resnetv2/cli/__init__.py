@@ -6,6 +6,7 @@ Nothing here imports torch, NumPy or Pillow before a command needs them.
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -21,6 +22,9 @@ EPILOG = "exit codes: 0 done, 1 a bug of resnetv2, 2 something to mend (said on 
 
 def main(words: Sequence[str]) -> int:
     """Run one command and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal's encoding may lack what a class is called
     args = make_parser().parse_args(words)
     try:
         code: int = args.run(args)

@@ -15,7 +15,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("model", metavar="MODEL", help="model file, such as RUN/best.safetensors")
     parser.add_argument("data", metavar="DATA", help="folder of pictures, or CSV manifest; it is only read")
-    parser.add_argument("--split", choices=("train", "val", "test"), default="test", help="(default: %(default)s)")
+    splits = ("train", "val", "test", "all")
+    parser.add_argument("--split", choices=splits, default="test", help="(default: %(default)s)")
     parser.add_argument(
         "--batch-size", type=int, default=32, metavar="B", help="pictures at a time (default: %(default)s)"
     )

@@ -11,6 +11,7 @@ from resnetv2.console import Counter
 from resnetv2.errors import DataError
 from resnetv2.preprocess import open_picture
 
+_AT_ONCE = 64  # pictures handed to the threads in one go, so that a million paths cost no memory
 _SHOWN = 20  # bad pictures spelled out; the rest are counted
 
 
@@ -26,11 +27,11 @@ def check_pictures(paths: Sequence[Path], progress: Counter | None = None) -> No
     """
     bad = []
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
-        for done, (path, reason) in enumerate(zip(paths, pool.map(_reason, paths), strict=True), 1):
-            if reason:
-                bad.append(f"{path}: {reason}")
+        for start in range(0, len(paths), _AT_ONCE):
+            some = paths[start : start + _AT_ONCE]
+            bad += [f"{path}: {reason}" for path, reason in zip(some, pool.map(_reason, some), strict=True) if reason]
             if progress is not None:
-                progress(done, len(paths))
+                progress(start + len(some), len(paths))
     if bad:
         more = [f"… and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
         raise DataError(f"{len(bad)} of {len(paths)} pictures cannot be read:\n  " + "\n  ".join(bad[:_SHOWN] + more))

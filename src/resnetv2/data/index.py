@@ -6,7 +6,8 @@ import csv
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,12 +44,12 @@ class Index:
     classes: tuple[str, ...]
 
     def split(self, name: str) -> Samples:
-        """Return the pictures of a split.
+        """Return the pictures of a split, or every picture for "all".
 
         Raises:
             DataError: there is no such split here, naming those that are.
         """
-        chosen = np.flatnonzero(self.splits == name)
+        chosen = np.flatnonzero((self.splits == name) | (name == "all"))
         if not len(chosen):
             there = [s for s in SPLITS if (self.splits == s).any()]
             raise DataError(f"{self.root} has no {name!r} split; it has {', '.join(map(repr, there))}")
@@ -57,6 +58,27 @@ class Index:
     def counts(self) -> dict[str, int]:
         """Return the number of pictures in each split."""
         return {s: int((self.splits == s).sum()) for s in SPLITS}
+
+    def check_trainable(self) -> None:
+        """Refuse data that cannot train a classifier.
+
+        Raises:
+            DataError: no training or validation pictures, one class only, classes with a single picture, or classes
+                that are never trained; all problems at once.
+        """
+        size = len(self.classes)
+        table = np.stack([np.bincount(self.labels[self.splits == s], minlength=size) for s in SPLITS], axis=1)
+        problems = [f"there are no {s!r} pictures" for s in ("train", "val") if not table[:, SPLITS.index(s)].any()]
+        if len(self.classes) < 2:
+            problems.append(f"there is one class only, {self.classes[0]!r}; a classifier needs two or more")
+        for name, counts in zip(self.classes, table, strict=True):
+            if counts.sum() == 1:
+                problems.append(f"class {name!r} has a single picture; it needs one to train and one to check")
+            elif not counts[0]:
+                where = " and ".join(repr(s) for s, n in zip(SPLITS, counts, strict=True) if n)
+                problems.append(f"class {name!r} is in {where} but not in 'train'")
+        if problems:
+            raise DataError(f"{self.root} cannot train a classifier:\n  " + "\n  ".join(_shorten(problems)))
 
     def write_csv(self, path: Path) -> None:
         """Write the manifest ``image_path,label,split``, with paths relative to the data."""
@@ -94,7 +116,7 @@ def read_index(data: Path) -> Index:
     Raises:
         DataError: missing, empty, no pictures, or classes that cannot be used; all problems at once.
     """
-    if not data.exists():
+    if not os.path.exists(data):  # noqa: PTH110  Path.exists raises on a name too long
         raise DataError(f"no such folder or CSV file: {data}")
     if data.is_dir():
         rows = _read_folder(data)
@@ -108,7 +130,13 @@ def read_index(data: Path) -> Index:
 
 
 def read_saved_index(path: Path, data: Path) -> Index:
-    """Read the manifest that a run saved, for the data it was made of; the splits are the saved ones."""
+    """Read the manifest that a run saved, for the data it was made of; the splits are the saved ones.
+
+    Raises:
+        DataError: the data is not there, or lacks pictures of the manifest.
+    """
+    if not os.path.exists(data):  # noqa: PTH110  as above
+        raise DataError(f"no such folder or CSV file: {data}")
     root = data if data.is_dir() else data.parent
     return _build(root, _read_csv(path, root, exact=True))
 
@@ -119,36 +147,50 @@ def find_pictures(folder: Path) -> list[Path]:
     Hidden files are left out, and links to folders are not followed.
     """
     found = []
-    for base, folders, files in os.walk(folder):
+    for base, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = [f for f in folders if not f.startswith(".")]
         found += [Path(base, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in SUFFIXES]
     return sorted(found, key=lambda p: natural_key(p.relative_to(folder).as_posix()))
 
 
-def assign_splits(paths: Sequence[str], labels: Sequence[str], splits: Sequence[str]) -> list[str]:
-    """Give every picture without a split one: 80 % train, 10 % val, 10 % test in each class, by a hash of its path.
+def _refuse(error: OSError) -> None:
+    raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
 
-    Where only "train" was given, a tenth of it becomes "val". Splits that were given are kept.
+
+def assign_splits(paths: Sequence[str], labels: Sequence[str], splits: Sequence[str]) -> list[str]:
+    """Give every picture without a split one by a hash of its path: about 80 % train, 10 % val, 10 % test.
+
+    Pictures that come or go move no other, save in classes so small that chance left a split empty. Splits that were
+    given are kept. "test" gets nothing more where the data has test pictures; where every picture has a split but none
+    is "val", about a tenth of "train" becomes it.
     """
     given = set(splits)
     if "val" in given and "" not in given:
         return list(splits)
     movable = "" if "" in given else "train"
-    shares = {"val": 0.1} if movable == "train" or "test" in given else {"val": 0.1, "test": 0.1}
-    out = [s or "train" for s in splits]
+    order = ("train", "val") if movable == "train" or "test" in given else ("train", "val", "test")
+    out = [split or "train" for split in splits]
     by_class: dict[str, list[int]] = {}
     for i, (label, split) in enumerate(zip(labels, splits, strict=True)):
         if split == movable:
             by_class.setdefault(label, []).append(i)
     for members in by_class.values():
-        members.sort(key=lambda i: hashlib.sha256(paths[i].encode(errors="surrogateescape")).digest())
-        start = 0
-        for name, share in shares.items():
-            stop = min(start + max(1, round(share * len(members))), len(members) - 1)
-            for i in members[start:stop]:
-                out[i] = name
-            start = stop
+        members.sort(key=lambda i: _share_of_one(paths[i]))
+        for i in members:
+            tenth = int(10 * _share_of_one(paths[i]))
+            out[i] = order[tenth + 1] if tenth + 1 < len(order) else "train"
+        for name in order[: len(members)]:  # no split stays empty where there are pictures enough
+            held = Counter(out[i] for i in members)
+            if not held[name]:
+                largest = max(order, key=lambda split: (held[split], order.index(split)))
+                out[next(i for i in members if out[i] == largest)] = name
     return out
+
+
+def _share_of_one(path: str) -> float:
+    """Return a number in [0, 1) that depends on the path alone."""
+    digest = hashlib.sha256(path.encode(errors="surrogateescape")).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
 
 
 def _build(root: Path, rows: list[tuple[str, str, str]]) -> Index:
@@ -156,31 +198,12 @@ def _build(root: Path, rows: list[tuple[str, str, str]]) -> Index:
         raise DataError(f"no pictures in {root}: expected root/class/*.jpg or root/train/class/*.jpg ({_endings()})")
     paths, labels, splits = map(list, zip(*rows, strict=True))
     splits = assign_splits(paths, labels, splits)
-    problems = _class_problems(labels, splits)
-    if problems:
-        raise DataError(f"{root} cannot be used:\n  " + "\n  ".join(problems))
+    nameless = sorted({name for name in labels if name.encode(errors="replace").decode() != name})
+    if nameless:  # they could not be printed, nor sent as JSON
+        raise DataError("class names that are no UTF-8 text; rename them: " + ", ".join(map(repr, nameless[:_SHOWN])))
     classes = tuple(sorted(set(labels), key=natural_key))
     number = {name: i for i, name in enumerate(classes)}
     return Index(root, tuple(paths), np.array([number[name] for name in labels], np.int64), np.array(splits), classes)
-
-
-def _class_problems(labels: Iterable[str], splits: Iterable[str]) -> list[str]:
-    count: dict[str, dict[str, int]] = {}
-    for label, split in zip(labels, splits, strict=True):
-        count.setdefault(label, dict.fromkeys(SPLITS, 0))[split] += 1
-    problems = []
-    if len(count) < 2:
-        problems.append(f"there is one class only, {next(iter(count))!r}; a classifier needs two or more")
-    for label in sorted(count, key=natural_key):
-        splits_of = count[label]
-        if label.encode(errors="replace").decode() != label:  # it could not be printed, nor sent as JSON
-            problems.append(f"class {label!r} is no UTF-8 text; rename it")
-        elif sum(splits_of.values()) == 1:
-            problems.append(f"class {label!r} has a single picture; it needs one to train and one to check")
-        elif any(c["train"] for c in count.values()) and not splits_of["train"]:
-            where = " and ".join(repr(s) for s in SPLITS if splits_of[s])
-            problems.append(f"class {label!r} is in {where} but not in 'train'")
-    return _shorten(problems)
 
 
 def _read_folder(root: Path) -> list[tuple[str, str, str]]:
@@ -192,7 +215,8 @@ def _read_folder(root: Path) -> list[tuple[str, str, str]]:
         strangers = [f.name for f in folders if f not in parts]
         if strangers:
             raise DataError(
-                f"{root} has splits and other folders side by side: {', '.join(map(repr, strangers[:_SHOWN]))}"
+                f"{root} has splits and other folders side by side: {', '.join(map(repr, strangers[:_SHOWN]))}; "
+                "rename the one or the other, or list the pictures in a CSV"
             )
         return [row for folder, split in parts.items() for row in _read_classes(root, folder, split)]
     return _read_classes(root, root, "")
@@ -223,6 +247,7 @@ def _read_csv(path: Path, root: Path, exact: bool = False) -> list[tuple[str, st
                 raise DataError(
                     f"{path} needs the columns image_path,label[,split] in its first line; got {','.join(names)}"
                 )
+            first: dict[str, str] = {}
             for row in reader:
                 name, label, split = (row.get(c) or "" for c in ("image_path", "label", "split"))
                 if not exact:  # people write spaces after commas; names of files may end in them
@@ -234,6 +259,8 @@ def _read_csv(path: Path, root: Path, exact: bool = False) -> list[tuple[str, st
                     problems.append(f"{place}: {unknown('split', split, SPLITS)}")
                 elif not os.path.isfile(root / name):  # noqa: PTH113  Path.is_file raises on a name too long
                     problems.append(f"{place}: no file {root / name}")
+                elif first.setdefault(os.path.normpath(name), place) != place:
+                    problems.append(f"{place}: {name} was listed before, in {first[os.path.normpath(name)]}")
                 rows.append((name, label, _ALIASES.get(split.lower(), "")))
     except (csv.Error, OSError) as error:
         raise DataError(f"{path} is no readable CSV: {error}") from error

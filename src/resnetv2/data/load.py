@@ -13,8 +13,6 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -50,12 +48,13 @@ class Augment:
     def __call__(self, picture: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
         """Return uint8 (size, size, 3) cut from an RGB picture."""
         left, top, right, bottom = self._box(picture.width, picture.height, rng)
-        beyond = max(-left, -top, right - picture.width, bottom - picture.height)
-        border = math.ceil(beyond) if beyond > 1e-6 else 0  # less is rounding
-        if border:
+        beyond = (-left, -top, right - picture.width, bottom - picture.height)
+        border = tuple(math.ceil(side) if side > 1e-6 else 0 for side in beyond)  # less is rounding
+        if any(border):
             picture = ImageOps.expand(picture, border, border_colour(picture))
-        right, bottom = min(right + border, picture.width), min(bottom + border, picture.height)
-        box = (max(left + border, 0), max(top + border, 0), right, bottom)
+        left, top = max(left + border[0], 0.0), max(top + border[1], 0.0)
+        right, bottom = min(right + border[0], picture.width), min(bottom + border[1], picture.height)
+        box = (left, top, right, bottom)
         filters = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
         out = picture.resize((size, size), filters[int(rng.random() < 0.5)], box)
         pixels = np.asarray(out)
@@ -118,7 +117,9 @@ class Loader:
         """
         count = len(self.samples)
         order = (
-            np.arange(count) if self.augment is None else np.random.default_rng((self.seed, epoch)).permutation(count)
+            np.arange(count)
+            if self.augment is None
+            else np.random.default_rng((self.seed, epoch, 0)).permutation(count)
         )
         with ThreadPoolExecutor(self.workers) as pool:
             waiting: deque[tuple[np.ndarray, list[Future[np.ndarray]]]] = deque()
@@ -144,7 +145,7 @@ class Loader:
             raise DataError(f"cannot read {path}: {error}") from error
         if self.augment is None:
             return self.preprocessing(picture)
-        return self.augment(picture, self.preprocessing.image_size, np.random.default_rng((self.seed, epoch, index)))
+        return self.augment(picture, self.preprocessing.image_size, np.random.default_rng((self.seed, epoch, 1, index)))
 
 
 def batch_bounds(count: int, batch_size: int, least: int = 1) -> list[tuple[int, int]]:
@@ -157,11 +158,3 @@ def batch_bounds(count: int, batch_size: int, least: int = 1) -> list[tuple[int,
         return []
     number = max(min(-(-count // batch_size), count // least), 1)
     return list(pairwise(count * i // number for i in range(number + 1)))
-
-
-def read_bytes(path: Path) -> bytes:
-    """Return the encoded bytes of a picture file."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DataError(f"cannot read {path}: {error.strerror or error}") from error

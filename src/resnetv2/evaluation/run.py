@@ -10,7 +10,7 @@ import numpy as np
 from resnetv2.console import Counter
 from resnetv2.data.index import Index, read_index
 from resnetv2.data.load import Loader
-from resnetv2.errors import DataError
+from resnetv2.errors import ConfigError, DataError
 from resnetv2.evaluation.metrics import classification_report
 from resnetv2.inference import Classifier, load
 
@@ -29,7 +29,7 @@ def evaluate(
     Args:
         model: a model file, or a loaded classifier.
         data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, or a CSV manifest.
-        split: "train", "val" or "test".
+        split: "train", "val", "test", or "all" of them.
         batch_size: pictures at a time; the figures do not depend on it.
         device: "auto", "cpu", "cuda", "mps".
         progress: called with the pictures done and the total.
@@ -39,8 +39,11 @@ def evaluate(
         confusion.
 
     Raises:
+        ConfigError: batch_size below 1.
         DataError: no such split, other class names than the model's (both sets are listed), or an unreadable picture.
     """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     index = read_index(Path(data))
     classifier = model if isinstance(model, Classifier) else load(model, device)
     samples = match_classes(index, classifier.classes).split(split)

@@ -46,9 +46,19 @@ class TorchSession:
 
     @torch.inference_mode()
     def __call__(self, pictures: np.ndarray) -> np.ndarray:
-        """uint8 (N, H, W, 3) RGB -> logits float32 (N, num_classes)."""
+        """uint8 (N, H, W, 3) RGB -> logits float32 (N, num_classes).
+
+        Computed in full float32: TensorFloat-32, which CUDA takes by default for convolutions, keeps ten bits and moves
+        logits by thousandths.
+
+        Raises:
+            ModelFileError: logits that are not finite.
+        """
         x = self.normalize(torch.from_numpy(pictures).to(self.device))
-        logits: np.ndarray = self.model(x).float().cpu().numpy()
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            logits: np.ndarray = self.model(x).float().cpu().numpy()
+        if not np.isfinite(logits).all():
+            raise ModelFileError("the network answers with NaN or infinity: its weights are damaged")
         return logits
 
 
@@ -70,9 +80,11 @@ def choose_device(name: str = "auto") -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(f"device {name!r} cannot be used here: {reason}") from error
+    if device.type not in ("cpu", "cuda", "mps"):
+        raise ConfigError(f"device {name!r} cannot be used here: choose auto, cpu, cuda or mps")
     return device
 
 
@@ -93,6 +105,7 @@ def build_model(file: ModelFile) -> ResNetV2:
         for name, shape in expected.items()
         if given.get(name, shape) != shape
     ]
+    problems += [f"{n} is {v.dtype}, expected float32" for n, v in file.weights.items() if v.dtype != np.float32]
     if problems:
         raise ModelFileError("the weights do not fit the architecture:\n  " + "\n  ".join(problems))
     model.load_state_dict({name: torch.from_numpy(value) for name, value in file.weights.items()}, assign=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -11,13 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resnetv2.errors import ModelFileError
+from resnetv2.errors import ConfigError, ModelFileError
 from resnetv2.runtime.pytorch import weights_of
 from resnetv2.training.optim import MovingAverage
 from resnetv2.weights.sealed import read_sealed, write_sealed
 
 KEPT = 2  # checkpoints: the newest, and one to fall back on
-KIND = "checkpoint"
+KIND, SCHEMA_VERSION = "checkpoint", 1
 
 
 @dataclass
@@ -31,30 +32,48 @@ class Progress:
     loss_sum: float = 0.0  # over the pictures of the epoch under way
     correct: int = 0
     seen: int = 0
-    best_top1: float = -1.0
+    best_correct: int = -1  # right answers on the validation pictures, of the best epoch
     best_epoch: int = 0
     metrics_bytes: int = 0  # length of metrics.jsonl
 
 
-def save_checkpoint(
-    folder: Path, progress: Progress, model: nn.Module, average: MovingAverage, optimizer: torch.optim.Optimizer
-) -> None:
+@dataclass(frozen=True)
+class State:
+    """Everything of a run that steps change, beside its progress."""
+
+    model: nn.Module
+    average: MovingAverage
+    optimizer: torch.optim.Optimizer
+    device: torch.device
+
+
+def save_checkpoint(folder: Path, progress: Progress, state: State, data: Mapping[str, Any]) -> None:
     """Write a checkpoint named by its step, and drop all but the newest two.
+
+    Args:
+        folder: of the run's checkpoints.
+        progress: where the run is.
+        state: what to save.
+        data: what the run reads, as plain values; ``restore`` refuses other data.
 
     Raises:
         Error: the file system refused; earlier checkpoints are as they were.
     """
+    model, average, optimizer = state.model, state.average, state.optimizer
     tensors = {f"model.{k}": v for k, v in weights_of(model).items()}
     tensors |= {f"average.{k}": v for k, v in weights_of(average.average).items()}
     tensors |= {f"momentum.{k}": v for k, v in _momenta(model, optimizer).items()}
     tensors["rng.cpu"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
-    header = {"kind": KIND, "schema_version": 1, "progress": asdict(progress)}
+    if state.device.type == "cuda":
+        tensors["rng.cuda"] = torch.cuda.get_rng_state(state.device)
+    elif state.device.type == "mps":
+        tensors["rng.mps"] = torch.mps.get_rng_state()
+    header = {"kind": KIND, "schema_version": SCHEMA_VERSION, "data": dict(data), "progress": asdict(progress)}
     arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in tensors.items()}
     write_sealed(folder / f"step-{progress.step:08d}.safetensors", header, arrays)
     for old in list_checkpoints(folder)[KEPT:]:
-        old.unlink()
+        with contextlib.suppress(OSError):  # held open by another program; the next save tries again
+            old.unlink()
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -82,13 +101,18 @@ def read_newest(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], li
 
 
 def restore(
-    header: Mapping[str, Any],
-    tensors: Mapping[str, np.ndarray],
-    model: nn.Module,
-    average: MovingAverage,
-    optimizer: torch.optim.Optimizer,
+    header: Mapping[str, Any], tensors: Mapping[str, np.ndarray], state: State, data: Mapping[str, Any]
 ) -> Progress:
-    """Put a checkpoint's state into network, average, optimizer and random generators; return where the run was."""
+    """Put a checkpoint into network, average, optimizer and random generators; return where the run was.
+
+    Raises:
+        ConfigError: the checkpoint is of another version, or of a run on other data.
+    """
+    if header.get("schema_version") != SCHEMA_VERSION:
+        raise ConfigError(f"the checkpoint has schema version {header.get('schema_version')}, not {SCHEMA_VERSION}")
+    if header["data"] != data:
+        raise ConfigError(f"the checkpoint is of a run on other data: {header['data']}, now {dict(data)}")
+    model, average, optimizer = state.model, state.average, state.optimizer
     values = {name: torch.from_numpy(value) for name, value in tensors.items()}
 
     def part(prefix: str) -> dict[str, Tensor]:
@@ -103,8 +127,10 @@ def restore(
         parameter = parameters[name]
         optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
     torch.set_rng_state(values["rng.cpu"])
-    if "rng.cuda" in values and torch.cuda.is_available():
-        torch.cuda.set_rng_state(values["rng.cuda"])
+    if state.device.type == "cuda" and "rng.cuda" in values:
+        torch.cuda.set_rng_state(values["rng.cuda"], state.device)
+    elif state.device.type == "mps" and "rng.mps" in values:
+        torch.mps.set_rng_state(values["rng.mps"])
     return progress
 
 

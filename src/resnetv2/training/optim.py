@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import torch
@@ -37,15 +38,14 @@ class MovingAverage:
     Updated every few steps with the decay those steps add up to, because one update reads and writes every weight.
 
     Args:
-        model: the network that is trained.
-        average: a network of the same architecture, overwritten.
+        model: the network that is trained; ``average`` starts as a copy of it.
         decay: weight of the past in one step; less while the run is young.
     """
 
-    def __init__(self, model: ResNetV2, average: ResNetV2, decay: float) -> None:
-        self.model, self.average, self.decay = model, average.requires_grad_(requires_grad=False).eval(), decay
-        self.step = 0  # the step of the last update
-        self.average.load_state_dict(model.state_dict())
+    def __init__(self, model: ResNetV2, decay: float) -> None:
+        self.model, self.decay = model, decay
+        self.average = copy.deepcopy(model).requires_grad_(requires_grad=False).eval()
+        self.step = 0  # of the last update
 
     @torch.no_grad()
     def update(self, step: int) -> None:

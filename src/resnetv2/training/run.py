@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import platform
 import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +24,22 @@ import resnetv2
 from resnetv2.console import counting, talk
 from resnetv2.data.check import check_pictures
 from resnetv2.data.index import Index, read_index, read_saved_index
-from resnetv2.data.load import Augment, Batch, Loader, read_bytes
+from resnetv2.data.load import Augment, Batch, Loader
 from resnetv2.errors import ConfigError, Error, Interrupted
 from resnetv2.evaluation.metrics import wilson_interval
 from resnetv2.files import write_json
 from resnetv2.model import ResNetV2
-from resnetv2.preprocess import Preprocessing
+from resnetv2.preprocess import Preprocessing, open_picture
 from resnetv2.recipes import TrainConfig
 from resnetv2.runtime.pytorch import Normalize, choose_device, model_file, place
-from resnetv2.training.checkpoint import Progress, list_checkpoints, read_newest, restore, save_checkpoint
+from resnetv2.training.checkpoint import Progress, State, list_checkpoints, read_newest, restore, save_checkpoint
 from resnetv2.training.display import Display
 from resnetv2.training.optim import MovingAverage, learning_rate, make_optimizer
 from resnetv2.weights.modelfile import Header, write_model_file
 
 GOLDEN_SAMPLES = 4
-GOLDEN_BYTES = 200_000  # a picture larger than this is not copied into the model file
+MOVABLE = ("device", "workers", "save_minutes")  # settings a resumed run may change: where it runs, not what it does
+DESCRIPTION = {"index.csv", "environment.json"}  # what a run that never began may have left
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ def train(
     Raises:
         ConfigError: an unknown or impossible setting, or ``out`` holds another run.
         DataError: pictures that cannot be used; all of them are named.
+        Error: the loss is no longer a number, the disk is full, or the device's memory is.
         Interrupted: SIGINT or SIGTERM; the state was saved first.
     """
     named: dict[str, Any] = {"arch": arch, "epochs": epochs, "image_size": image_size, "batch_size": batch_size}
@@ -96,32 +100,43 @@ def train(
         run.restore()
     else:
         run.write_description(data)
-    return run.fit()
+    try:
+        return run.fit()
+    except torch.OutOfMemoryError as error:
+        raise Error(
+            f"{run.device} is out of memory: choose a smaller --batch-size, or --set memory=recompute"
+        ) from error
 
 
 def _new(data: Path, out: Path, settings: Mapping[str, Any]) -> tuple[TrainConfig, Index]:
     """Return the config and index of a new run, after everything that can be checked was."""
     config = TrainConfig.from_dict(settings)
-    choose_device(config.device)
+    config = replace(config, device=str(choose_device(config.device)))
     if (out / "config.json").exists():
         raise ConfigError(f"{out} already holds a run: continue it with --resume, or choose another --out")
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - DESCRIPTION):
         raise ConfigError(f"{out} exists and is not an empty folder: choose another --out")
+    if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
+        raise ConfigError(f"{out} lies inside {data}, which is only read: choose another --out")
     index = read_index(data)
     _check(index)
     return config.fitted(index.classes), index
 
 
 def _resumed(data: Path, out: Path, settings: Mapping[str, Any]) -> tuple[TrainConfig, Index]:
-    """Return the config and index of the run in ``out``; settings that were given must be its own."""
+    """Return the config and index of the run in ``out``; settings that were given must be its own, save MOVABLE."""
     try:
-        saved = json.loads((out / "config.json").read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+        saved = {**json.loads((out / "config.json").read_text(encoding="utf-8"))}
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"{out} holds no run to resume: {error}") from error
-    config = TrainConfig.from_dict(saved)
-    asked = TrainConfig.from_dict({**saved, **settings})
-    was, now = config.to_dict(), asked.to_dict()
-    changed = [f"{key}: {was[key]!r} in the run, {now[key]!r} asked for" for key in was if was[key] != now[key]]
+    was = TrainConfig.from_dict(saved).to_dict()
+    config = TrainConfig.from_dict({**saved, **settings})
+    now = config.to_dict()
+    changed = [
+        f"{key}: {was[key]!r} in the run, {now[key]!r} asked for"
+        for key in was
+        if was[key] != now[key] and key not in MOVABLE
+    ]
     if changed:
         raise ConfigError("\n  ".join(["a resumed run keeps its settings; these differ", *changed]))
     index = read_saved_index(out / "index.csv", data)
@@ -130,9 +145,8 @@ def _resumed(data: Path, out: Path, settings: Mapping[str, Any]) -> tuple[TrainC
 
 
 def _check(index: Index) -> None:
-    """Refuse data without a training or validation split, or with pictures that cannot be read."""
-    index.split("train")
-    index.split("val")
+    """Refuse data that cannot train, or with pictures that cannot be read."""
+    index.check_trainable()
     with counting("checking pictures") as progress:
         check_pictures([index.root / path for path in index.paths], progress)
 
@@ -161,10 +175,9 @@ class Run:
             zero_init_last=config.zero_init_last,
         )
         self.model = place(model, self.device)
-        with torch.random.fork_rng():  # the copy's initialisation must not change what comes after
-            copy = place(ResNetV2(architecture), self.device)
-        self.average = MovingAverage(self.model, copy, config.ema_decay)
+        self.average = MovingAverage(self.model, config.ema_decay)
         self.optimizer = make_optimizer(self.model, config)
+        self.state = State(self.model, self.average, self.optimizer, self.device)
         self.normalize = Normalize(self.preprocessing).to(self.device)
         augment = Augment(scale=config.crop_scale or (1.0, 1.0), ratio=config.crop_ratio, hflip=config.hflip or 0.0)
         batch, workers = config.batch_size, config.workers
@@ -181,6 +194,11 @@ class Run:
         """The folder of checkpoints."""
         return self.out / "checkpoints"
 
+    @property
+    def data(self) -> dict[str, Any]:
+        """What the run reads, by which a checkpoint knows its run."""
+        return {"sha256": self.index.digest(), "pictures": self.index.counts(), "steps": len(self.train_loader)}
+
     def write_description(self, data: Path) -> None:
         """Write what is known before the first step: settings, pictures, environment."""
         self.index.write_csv(self.out / "index.csv")
@@ -189,23 +207,28 @@ class Run:
 
     def restore(self) -> None:
         """Go back to the newest checkpoint that is whole; without any, to the start."""
+        for leftover in (*self.out.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):  # of a writer that was killed
+            leftover.unlink()
         if list_checkpoints(self.checkpoints):
             header, tensors, problems = read_newest(self.checkpoints)
             for problem in problems:
                 talk().print(f"warning: {problem}; going on from an older checkpoint", soft_wrap=True)
-            self.progress = restore(header, tensors, self.model, self.average, self.optimizer)
+            self.progress = restore(header, tensors, self.state, self.data)
         with (self.out / "metrics.jsonl").open("ab") as file:
-            file.truncate(self.progress.metrics_bytes)
+            if file.tell() < self.progress.metrics_bytes:
+                talk().print("warning: metrics.jsonl is shorter than the checkpoint says; some lines are lost")
+            file.truncate(min(file.tell(), self.progress.metrics_bytes))
 
     def save(self) -> None:
         """Write a checkpoint."""
-        save_checkpoint(self.checkpoints, self.progress, self.model, self.average, self.optimizer)
+        save_checkpoint(self.checkpoints, self.progress, self.state, self.data)
         self.saved_at = time.monotonic()
 
     def write_model(self, name: str, line: Mapping[str, Any]) -> Path:
         """Write the averaged network as a model file."""
-        correct = round(line["val_top1"] * line["val_n"])
-        figures = {"top1": line["val_top1"], "top1_ci95": wilson_interval(correct, line["val_n"]), "n": line["val_n"]}
+        n = line["val_n"]
+        interval = wilson_interval(round(line["val_top1"] * n), n)
+        figures = {"top1": line["val_top1"], "top1_ci95": list(interval), "n": n}
         header = Header(
             architecture=self.model.config,
             preprocessing=self.preprocessing,
@@ -222,13 +245,22 @@ class Run:
         return path
 
     def golden_pictures(self) -> list[bytes]:
-        """Return a few small validation pictures, of different classes where there are."""
+        """Return a few validation pictures, of different classes where there are, as small PNG files.
+
+        They keep the shape of the picture but neither its metadata nor more pixels than a resize needs to be tested.
+        """
         samples = self.val_loader.samples
         _, first = np.unique(samples.labels, return_index=True)
         order = [*first, *(i for i in range(len(samples)) if i not in first)]
-        small = (i for i in order if samples.paths[i].stat().st_size <= GOLDEN_BYTES)
-        chosen = [i for i, _ in zip(small, range(GOLDEN_SAMPLES), strict=False)] or order[:1]
-        return [read_bytes(samples.paths[i]) for i in chosen]
+        most = 2 * self.config.image_size
+        pictures = []
+        for i in order[:GOLDEN_SAMPLES]:
+            picture = open_picture(samples.paths[i])
+            picture.thumbnail((most, most))
+            buffer = io.BytesIO()
+            picture.save(buffer, "PNG")
+            pictures.append(buffer.getvalue())
+        return pictures
 
     # --- the run ---
 
@@ -251,6 +283,8 @@ class Run:
                     speed=seen / max(trained - started, 1e-9),
                     best=progress.best_epoch == progress.epoch,
                 )
+                if self.signal is not None:
+                    self.stop(display, self.signal)
         return self.result()
 
     def train_epoch(self, display: Display) -> None:
@@ -270,7 +304,7 @@ class Run:
                 rate,
             )
             if self.signal is not None:
-                self.stop(display)
+                self.stop(display, self.signal)
             if time.monotonic() - self.saved_at > 60 * config.save_minutes and progress.batch < steps:
                 self.save()
 
@@ -283,8 +317,8 @@ class Run:
         value = loss.item()
         if not np.isfinite(value):
             raise Error(
-                f"the loss became {value} at step {progress.step + 1} (epoch {progress.epoch + 1}): lower --lr; "
-                f"the last good state is in {self.checkpoints}"
+                f"the loss became {value} at step {progress.step + 1} (epoch {progress.epoch + 1}): "
+                f"start a new run with a lower --lr; the last good models are in {self.out}"
             )
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
@@ -316,8 +350,8 @@ class Run:
             "val_n": val_n,
         }
         progress.batch, progress.loss_sum, progress.correct, progress.seen = 0, 0.0, 0, 0
-        if line["val_top1"] >= progress.best_top1:  # of equals the later: its rate was lower
-            progress.best_top1, progress.best_epoch = line["val_top1"], progress.epoch
+        if val_correct >= progress.best_correct:  # of equals the later: its rate was lower
+            progress.best_correct, progress.best_epoch = val_correct, progress.epoch
             self.write_model("best.safetensors", line)
         if progress.epoch == config.epochs:
             self.write_model("last.safetensors", line)
@@ -342,6 +376,8 @@ class Run:
         """Append one line to ``metrics.jsonl``; it holds no times, so that equal runs have equal logs."""
         with (self.out / "metrics.jsonl").open("ab") as file:
             file.write(json.dumps(line).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
             self.progress.metrics_bytes = file.tell()
 
     def introduce(self, display: Display) -> None:
@@ -363,8 +399,8 @@ class Run:
             last=self.out / "last.safetensors",
             epochs=progress.epoch,
             best_epoch=progress.best_epoch,
-            val_top1=progress.best_top1,
-            val_top1_ci95=wilson_interval(round(progress.best_top1 * n), n),
+            val_top1=progress.best_correct / n,
+            val_top1_ci95=wilson_interval(progress.best_correct, n),
             val_n=n,
         )
 
@@ -392,11 +428,11 @@ class Run:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def stop(self, display: Display) -> None:
-        """Save and leave."""
+    def stop(self, display: Display, number: int) -> None:
+        """Save and leave, because of a signal."""
         self.save()
         display.say(f"stopped after step {self.progress.step}; continue with --resume")
-        raise Interrupted(self.signal or signal.SIGINT)
+        raise Interrupted(number)
 
 
 def environment() -> dict[str, Any]:

@@ -45,6 +45,8 @@ class Header:
     metrics: Mapping[str, Any] = field(default_factory=dict)  # measured figures, each with its n
 
     def __post_init__(self) -> None:
+        if self.architecture.in_chans != 3 or self.architecture.num_classes < 1:
+            raise ConfigError("a model file holds a classifier of RGB pictures: in_chans 3, num_classes at least 1")
         if len(self.classes) != self.architecture.num_classes:
             raise ConfigError(f"{len(self.classes)} class names for {self.architecture.num_classes} classes")
         if len(set(self.classes)) != len(self.classes):
