@@ -7,18 +7,21 @@ from resnetv2.data.check import check_pictures
 from resnetv2.errors import DataError
 
 
-def test_good_pictures_pass_and_are_counted(tmp_path):
-    paths = [write_picture(tmp_path / f"{i}.png") for i in range(12)]
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 128, 133])
+def test_good_pictures_pass_and_are_counted_after_every_64(tmp_path, count):
+    picture = write_picture(tmp_path / "x.png")
     seen = []
-    check_pictures(paths, lambda done, total: seen.append((done, total)))
-    assert seen == [(i, 12) for i in range(1, 13)]
+    check_pictures([picture] * count, lambda done, total: seen.append((done, total)))
+    assert seen == [(done, count) for done in [*range(64, count, 64), count]]
 
 
 def test_no_pictures_pass():
     check_pictures([])
 
 
-def test_every_bad_picture_is_named_with_its_reason_in_order(tmp_path):
+@pytest.mark.parametrize("at_once", [1, 3, 64])
+def test_every_bad_picture_is_named_with_its_reason_in_order(tmp_path, monkeypatch, at_once):
+    monkeypatch.setattr("resnetv2.data.check._AT_ONCE", at_once)
     jpeg = encode(noise(100, 100), "JPEG")
     contents = {
         "truncated.jpg": jpeg[:5000],
@@ -38,7 +41,7 @@ def test_every_bad_picture_is_named_with_its_reason_in_order(tmp_path):
     reasons = ["damaged picture: ", "the file is empty", "not a picture in", "not a picture in", "No such file"]
     for line, name, reason in zip(lines, [*contents, "gone.png"], reasons, strict=True):
         assert line.startswith(f"  {tmp_path / name}: {reason}")
-    assert counted == list(range(1, 9))  # all were looked at
+    assert counted == [*range(at_once, 8, at_once), 8]  # all were looked at
 
 
 @pytest.mark.parametrize("count", [20, 21, 45])

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pictures import write_dataset, write_picture
 
+from resnetv2.config import architecture
 from resnetv2.data.index import (
     SPLITS,
     Index,
@@ -19,6 +20,10 @@ from resnetv2.data.index import (
     read_saved_index,
 )
 from resnetv2.errors import DataError
+from resnetv2.evaluation.run import evaluate
+from resnetv2.inference import Classifier
+from resnetv2.preprocess import Preprocessing
+from resnetv2.weights.modelfile import Header
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="file names are bytes on Linux only")
 ODD_NAMES = [
@@ -46,6 +51,20 @@ def counts(index):
         found.setdefault(split, {}).setdefault(label, 0)
         found[split][label] += 1
     return found
+
+
+def deal(label, paths, split=""):
+    """Return {path: split} as assigned to the pictures of one class that all have the same split, or none."""
+    return dict(zip(paths, assign_splits(paths, [label] * len(paths), [split] * len(paths)), strict=True))
+
+
+def problems_in_training(index):
+    """Return the first line and the problems for which an index is refused as training data."""
+    with pytest.raises(DataError) as caught:
+        index.check_trainable()
+    first, *problems = str(caught.value).splitlines()
+    assert first == f"{index.root} cannot train a classifier:"
+    return problems
 
 
 def write_csv(path, *lines, encoding="utf-8"):
@@ -81,14 +100,23 @@ def test_two_names_of_one_split_are_one_split(tmp_path):
     assert counts(index) == {"train": {"a": 1, "b": 1}, "val": {"a": 1, "b": 1}}
 
 
-def test_of_train_alone_a_tenth_of_each_class_becomes_val(tmp_path):
+def test_of_train_alone_a_part_of_each_class_becomes_val(tmp_path):
     index = read_index(write_dataset(tmp_path, {"train": {"cat": 20, "dog": 3}}, size=2))
-    assert counts(index) == {"train": {"cat": 18, "dog": 2}, "val": {"cat": 2, "dog": 1}}
+    found = counts(index)
+    assert set(found) == {"train", "val"}
+    for name, size in {"cat": 20, "dog": 3}.items():
+        assert found["train"][name] + found["val"][name] == size
+        assert 1 <= found["val"][name] < found["train"][name]
 
 
-def test_without_val_a_tenth_of_train_becomes_val_and_test_stays(tmp_path):
+def test_without_val_a_part_of_train_becomes_val_and_test_stays(tmp_path):
     index = read_index(write_dataset(tmp_path, {"train": {"a": 20, "b": 20}, "test": {"a": 5, "b": 5}}, size=2))
-    assert counts(index) == {"train": {"a": 18, "b": 18}, "val": {"a": 2, "b": 2}, "test": {"a": 5, "b": 5}}
+    found = counts(index)
+    assert found["test"] == {"a": 5, "b": 5}
+    for name in "ab":
+        assert found["train"][name] + found["val"][name] == 20
+        assert 1 <= found["val"][name] < found["train"][name]
+    assert {p.split("/")[0] for p, _, split in rows(index) if split == "val"} == {"train"}
 
 
 def test_a_test_split_alone_is_a_test_split(tmp_path):
@@ -104,6 +132,14 @@ def test_a_split_holds_its_pictures_with_their_labels(tmp_path):
     assert len(samples) == 3
 
 
+def test_all_is_every_picture_of_every_split(tmp_path):
+    root = write_dataset(tmp_path, {"train": {"a": 1, "b": 2}, "val": {"b": 1}, "test": {"a": 1}})
+    samples = read_index(root).split("all")
+    names = "test/a/0.png", "train/a/0.png", "train/b/0.png", "train/b/1.png", "val/b/0.png"
+    assert samples.paths == tuple(root / name for name in names)
+    assert samples.labels.tolist() == [0, 0, 1, 1, 1]
+
+
 def test_a_split_that_is_not_there_is_refused_with_those_that_are(tmp_path):
     index = read_index(write_dataset(tmp_path, {"train": {"a": 3, "b": 3}}))
     with pytest.raises(DataError, match=r"has no 'test' split; it has 'train', 'val'$"):
@@ -112,7 +148,8 @@ def test_a_split_that_is_not_there_is_refused_with_those_that_are(tmp_path):
 
 def test_splits_beside_other_folders_are_refused_by_name(tmp_path):
     write_dataset(tmp_path, {"train": {"a": 2, "b": 2}, "trash": {"a": 1}})
-    with pytest.raises(DataError, match=r"splits and other folders side by side: 'trash'$"):
+    advice = "rename the one or the other, or list the pictures in a CSV"
+    with pytest.raises(DataError, match=rf"splits and other folders side by side: 'trash'; {advice}$"):
         read_index(tmp_path)
 
 
@@ -124,24 +161,15 @@ def test_a_class_may_be_called_test_or_val(tmp_path):
     )
 
 
-def test_a_class_that_train_lacks_is_refused_with_its_splits(tmp_path):
-    write_dataset(tmp_path, {"train": {"a": 2}, "val": {"a": 1, "b": 2}, "test": {"b": 1, "c": 3}})
-    with pytest.raises(DataError) as caught:
-        read_index(tmp_path)
-    assert "class 'b' is in 'val' and 'test' but not in 'train'" in str(caught.value)
-    assert "class 'c' is in 'test' but not in 'train'" in str(caught.value)
-
-
 # --- folders without splits ---
 
 
 def test_a_folder_without_splits_is_split_in_each_class(tmp_path):
-    index = read_index(write_dataset(tmp_path, {"": {"cat": 50, "dog": 20}}, size=2))
-    assert counts(index) == {
-        "train": {"cat": 40, "dog": 16},
-        "val": {"cat": 5, "dog": 2},
-        "test": {"cat": 5, "dog": 2},
-    }
+    found = counts(read_index(write_dataset(tmp_path, {"": {"cat": 50, "dog": 20}}, size=2)))
+    for name, size in {"cat": 50, "dog": 20}.items():
+        assert sum(found[split][name] for split in SPLITS) == size
+        assert found["train"][name] > size / 2
+        assert min(found["val"][name], found["test"][name]) >= 1
 
 
 def test_two_pictures_are_split_into_train_and_val_and_three_into_all(tmp_path):
@@ -156,8 +184,8 @@ def test_the_split_is_the_same_in_any_place_and_order(tmp_path, monkeypatch):
         write_picture(tmp_path / "second" / name)
     walk = os.walk
 
-    def backwards(top):
-        for base, folders, files in walk(top):
+    def backwards(top, **options):
+        for base, folders, files in walk(top, **options):
             yield base, folders, sorted(files, reverse=True)
 
     monkeypatch.setattr(os, "walk", backwards)
@@ -168,16 +196,92 @@ def test_the_split_is_the_same_in_any_place_and_order(tmp_path, monkeypatch):
     assert first.digest() == second.digest()
 
 
-def test_a_new_picture_moves_few_others(tmp_path):
-    root = write_dataset(tmp_path, {"": {"a": 40, "b": 40}}, size=2)
-    before = {path: split for path, _, split in rows(read_index(root))}
-    write_picture(root / "a" / "new.png")
-    after = {path: split for path, _, split in rows(read_index(root))}
-    # a place at each of the two borders between splits moves at most, for the numbers stay 4, 4 and the rest
-    assert sum(after[path] != split for path, split in before.items()) <= 2
+@pytest.mark.parametrize("pattern", ["{}.png", "cat/IMG_{:05}.JPG", "käse/{:x}/x.webp"])
+@pytest.mark.parametrize(
+    ("before", "others", "shares"),
+    [
+        ("", (), {"train": 0.8, "val": 0.1, "test": 0.1}),
+        ("", ("test",), {"train": 0.9, "val": 0.1}),
+        ("train", (), {"train": 0.9, "val": 0.1}),
+        ("train", ("test",), {"train": 0.9, "val": 0.1}),
+    ],
+)
+def test_the_shares_of_ten_thousand_pictures_are_near_eight_one_and_one_tenth(pattern, before, others, shares):
+    paths = [pattern.format(i) for i in range(10_000)]
+    more = [f"other/{i}" for i in range(len(others))]
+    splits = assign_splits([*paths, *more], ["cat"] * (10_000 + len(more)), [before] * 10_000 + list(others))[:10_000]
+    assert set(splits) == set(shares)
+    for name, share in shares.items():
+        # each picture falls there independently: binomial, and 4 standard deviations are passed once in 16 000 times
+        assert abs(splits.count(name) - 10_000 * share) <= 4 * (10_000 * share * (1 - share)) ** 0.5
 
 
-@given(st.dictionaries(st.sampled_from("abcdef"), st.integers(2, 60), min_size=1), st.booleans())
+# of a class this large chance leaves no split empty: (9/10)**250 is 4e-12, even after the removal of 50
+LARGE = [f"cat/{i}.png" for i in range(300)]
+
+
+@given(
+    st.lists(st.text(min_size=1, max_size=8).map("cat/new-{}".format), unique=True, max_size=40),
+    st.sets(st.sampled_from(LARGE), max_size=50),
+    st.sampled_from(["", "train"]),
+    st.randoms(use_true_random=False),
+)
+def test_pictures_that_come_or_go_move_no_other_of_a_large_class(added, removed, split, random):
+    before = deal("cat", LARGE, split)
+    paths = [path for path in LARGE if path not in removed] + added
+    random.shuffle(paths)
+    after = deal("cat", paths, split)
+    assert {path: after[path] for path in before if path not in removed} == {
+        path: name for path, name in before.items() if path not in removed
+    }
+    assert len(after) == len(before) - len(removed) + len(added)
+
+
+def test_a_picture_of_a_large_class_keeps_its_split_when_the_class_is_renamed():
+    assert deal("dog", LARGE) == deal("cat", LARGE)
+
+
+@given(
+    st.dictionaries(st.sampled_from("abc"), st.integers(1, 30), min_size=1),
+    st.dictionaries(st.sampled_from("def"), st.integers(1, 30), min_size=1),
+    st.sampled_from(["", "train"]),
+)
+def test_the_split_of_a_class_does_not_depend_on_the_other_classes(some, more, split):
+    def assigned(sizes):
+        pairs = [(f"{label}/{i}", label) for label, size in sizes.items() for i in range(size)]
+        return dict(zip(pairs, assign_splits(*zip(*pairs, strict=True), [split] * len(pairs)), strict=True))
+
+    assert assigned(some | more) == assigned(some) | assigned(more)
+
+
+@given(st.sets(st.sampled_from(LARGE), min_size=1, max_size=12), st.sampled_from(["", "train"]))
+def test_in_a_small_class_only_those_pictures_move_that_fill_a_split_chance_left_empty(members, split):
+    hashed = {path: name for path, name in deal("cat", LARGE, split).items() if path in members}
+    found = deal("cat", sorted(members), split)
+    for path, name in found.items():
+        if name != hashed[path]:
+            assert name not in hashed.values()
+            assert list(found.values()).count(name) == 1
+    wanted = ("train", "val") if split else SPLITS
+    assert set(found.values()) >= set(wanted[: len(members)])
+
+
+@pytest.mark.parametrize(
+    ("size", "split", "floor"),
+    [
+        (1, "", ["train"]),
+        (2, "", ["train", "val"]),
+        (3, "", ["test", "train", "val"]),
+        (1, "train", ["train"]),
+        (2, "train", ["train", "val"]),
+    ],
+)
+def test_the_smallest_classes_have_one_picture_in_each_split_there_are_pictures_for(size, split, floor):
+    for i in range(300):  # so that chance begins from every arrangement
+        assert sorted(deal("cat", [f"{i}/{j}.png" for j in range(size)], split).values()) == floor
+
+
+@given(st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 60), min_size=1), st.booleans())
 def test_splits_cover_all_pictures_and_leave_each_class_some_to_train_and_to_check(sizes, train_only):
     labels = [label for label, size in sizes.items() for _ in range(size)]
     paths = [f"{label}/{i}" for i, label in enumerate(labels)]
@@ -187,9 +291,9 @@ def test_splits_cover_all_pictures_and_leave_each_class_some_to_train_and_to_che
     for label, size in sizes.items():
         number = {s: sum(x == label and y == s for x, y in zip(labels, splits, strict=True)) for s in SPLITS}
         assert sum(number.values()) == size
-        assert number["val"] == max(1, round(0.1 * size))
-        assert number["test"] == (0 if train_only or size == 2 else max(1, round(0.1 * size)))
         assert number["train"] >= 1
+        assert (number["val"] >= 1) == (size >= 2)
+        assert (number["test"] >= 1) == (size >= 3 and not train_only)
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["", *SPLITS])), max_size=60))
@@ -265,9 +369,10 @@ def test_any_file_name_survives_the_saved_index(four, tmp_path, name):
 
 
 @linux
-def test_a_class_that_is_no_text_is_refused(four):
+def test_classes_that_are_no_text_are_refused_by_name(four):
     write_picture(four / os.fsdecode(b"caf\xe9") / "x.png")
-    with pytest.raises(DataError, match=r"class 'caf\\udce9' is no UTF-8 text; rename it"):
+    write_picture(four / os.fsdecode(b"\xff") / "x.png")
+    with pytest.raises(DataError, match=r"^class names that are no UTF-8 text; rename them: 'caf\\udce9', '\\udcff'$"):
         read_index(four)
 
 
@@ -329,16 +434,127 @@ def test_many_empty_class_folders_are_counted(four):
     assert lines[11] == "  … and 15 more"
 
 
-def test_one_class_is_refused(tmp_path):
-    with pytest.raises(DataError, match="there is one class only, 'cat'; a classifier needs two or more"):
-        read_index(write_dataset(tmp_path, {"": {"cat": 5}}))
+@pytest.mark.parametrize("folder", ["cat", "cat/deep/er"])
+def test_a_folder_that_cannot_be_read_is_refused_with_the_reason(four, monkeypatch, folder):
+    write_picture(four / "cat" / "deep" / "er" / "x.png")
+    scandir = os.scandir
+
+    def deny(path):  # permissions do not hold for root
+        if Path(path) == four / folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", deny)
+    with pytest.raises(DataError, match=rf"^cannot read the folder .*/{folder}: Permission denied$"):
+        read_index(four)
 
 
-def test_classes_with_a_single_picture_are_refused_all_at_once(tmp_path):
-    with pytest.raises(DataError) as caught:
-        read_index(write_dataset(tmp_path, {"": {"cat": 1, "dog": 1, "cow": 4}}))
-    assert [line.split("'")[1] for line in str(caught.value).splitlines()[1:]] == ["cat", "dog"]
-    assert str(caught.value).count("has a single picture; it needs one to train and one to check") == 2
+# --- what can be read and measured, but cannot train ---
+
+
+def test_data_with_two_classes_to_train_and_to_check_can_train(four):
+    index = read_index(four)
+    index.check_trainable()
+    assert counts(index) == {"train": {"cat": 1, "dog": 1}, "val": {"cat": 1, "dog": 1}}
+
+
+def test_one_class_can_be_read_but_cannot_train(tmp_path):
+    index = read_index(write_dataset(tmp_path, {"": {"cat": 5}}))
+    assert index.classes == ("cat",)
+    assert problems_in_training(index) == ["  there is one class only, 'cat'; a classifier needs two or more"]
+
+
+def test_a_class_that_train_lacks_can_be_read_but_cannot_train(tmp_path):
+    sizes = {"train": {"a": 2}, "val": {"a": 1, "b": 2}, "test": {"b": 1, "c": 3}}
+    index = read_index(write_dataset(tmp_path, sizes))
+    assert counts(index) == sizes
+    assert problems_in_training(index) == [
+        "  class 'b' is in 'val' and 'test' but not in 'train'",
+        "  class 'c' is in 'test' but not in 'train'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "problems"),
+    [
+        (
+            {"test": {"a": 2, "b": 2}},
+            [
+                "there are no 'train' pictures",
+                "there are no 'val' pictures",
+                "class 'a' is in 'test' but not in 'train'",
+                "class 'b' is in 'test' but not in 'train'",
+            ],
+        ),
+        (
+            {"val": {"a": 2, "b": 1}},
+            [
+                "there are no 'train' pictures",
+                "class 'a' is in 'val' but not in 'train'",
+                "class 'b' has a single picture; it needs one to train and one to check",
+            ],
+        ),
+        (
+            {"test": {"a": 1}},
+            [
+                "there are no 'train' pictures",
+                "there are no 'val' pictures",
+                "there is one class only, 'a'; a classifier needs two or more",
+                "class 'a' has a single picture; it needs one to train and one to check",
+            ],
+        ),
+        (
+            {"": {"a": 1, "b": 1}},
+            [
+                "there are no 'val' pictures",
+                "class 'a' has a single picture; it needs one to train and one to check",
+                "class 'b' has a single picture; it needs one to train and one to check",
+            ],
+        ),
+    ],
+)
+def test_all_that_keeps_data_from_training_is_told_at_once(tmp_path, sizes, problems):
+    index = read_index(write_dataset(tmp_path, sizes))
+    assert problems_in_training(index) == [f"  {problem}" for problem in problems]
+
+
+def test_many_problems_in_training_are_counted(tmp_path):
+    index = read_index(write_dataset(tmp_path, {"": {"cow": 4, **{f"c{i}": 1 for i in range(25)}}}, size=2))
+    problems = problems_in_training(index)
+    assert len(problems) == 11
+    assert problems[9].startswith("  class 'c9' has a single picture")
+    assert problems[10] == "  … and 15 more"
+
+
+@pytest.mark.parametrize(
+    ("sizes", "split"),
+    [
+        ({"": {"cat": 5}}, "all"),
+        ({"": {"cat": 1, "dog": 1}}, "train"),
+        ({"train": {"cat": 2}, "test": {"dog": 3}}, "test"),
+    ],
+)
+def test_data_that_cannot_train_can_be_evaluated(tmp_path, sizes, split):
+    root = write_dataset(tmp_path, sizes)
+    header = Header(
+        architecture=architecture("resnet18v2", num_classes=3),
+        preprocessing=Preprocessing(image_size=8, resize=8),
+        classes=("cow", "dog", "cat"),
+    )
+    always_dog = Classifier(header, lambda pictures: np.tile(np.float32([0, 1, 0]), (len(pictures), 1)))
+    index = read_index(root)
+    assert problems_in_training(index)
+    labels = [label for _, label, where in rows(index) if split in ("all", where)]
+    report = evaluate(always_dog, root, split=split)
+    assert report["n"] == len(labels)
+    assert report["top1"] == labels.count("dog") / len(labels)
+
+
+def test_classes_with_a_single_picture_can_be_read_but_cannot_train(tmp_path):
+    index = read_index(write_dataset(tmp_path, {"": {"cat": 1, "dog": 1, "cow": 4}}))
+    assert len(index.paths) == 6
+    problem = "has a single picture; it needs one to train and one to check"
+    assert problems_in_training(index) == [f"  class 'cat' {problem}", f"  class 'dog' {problem}"]
 
 
 # --- CSV ---
@@ -431,6 +647,26 @@ def test_all_problems_of_a_csv_are_told_with_their_lines(four):
     assert lines[6].startswith("  line 8: no file ")
     assert lines[7].startswith("  line 9: no file ")
     assert lines[8:] == ["  line 10: image_path or label is empty"]
+
+
+@pytest.mark.parametrize("again", ["cat/0.png", "./cat/0.png", "cat//0.png", "dog/../cat/0.png", " cat/0.png "])
+def test_a_picture_listed_twice_is_refused_with_both_lines(four, again):
+    path = write_csv(
+        four / "list.csv",
+        "image_path,label,split",
+        "cat/1.png,cat,val",
+        "cat/0.png,cat,train",
+        "dog/0.png,dog,train",
+        f"{again},dog,val",
+        "dog/1.png,dog,val",
+        "cat/0.png,cat,train",
+    )
+    with pytest.raises(DataError) as caught:
+        read_index(path)
+    assert str(caught.value).splitlines()[1:] == [
+        f"  line 5: {again.strip()} was listed before, in line 3",
+        "  line 7: cat/0.png was listed before, in line 3",
+    ]
 
 
 def test_many_problems_of_a_csv_are_counted(four):

@@ -259,6 +259,8 @@ def test_a_file_that_cannot_be_read_is_refused_with_the_reason(tmp_path):
         open_picture(tmp_path / "x.png")
     with pytest.raises(DataError, match=r"^Is a directory$"):
         open_picture(tmp_path)
+    with pytest.raises(DataError, match=r"null byte"):
+        open_picture(tmp_path / "x\0.png")
 
 
 @pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0, "quality": 95}])
@@ -330,11 +332,13 @@ def test_a_picture_within_the_budget_is_decoded_and_found_incomplete():
         open_picture(claim(1000, 1000))
 
 
-def test_the_budget_is_the_callers():
+def test_the_budget_is_kept_to_the_pixel(monkeypatch):
     data = encode(noise(8, 8))
-    assert open_picture(data, max_pixels=64).size == (8, 8)
+    monkeypatch.setattr("resnetv2.preprocess.MAX_PIXELS", 64)
+    assert open_picture(data).size == (8, 8)
+    monkeypatch.setattr("resnetv2.preprocess.MAX_PIXELS", 63)
     with pytest.raises(DataError, match=r"^8×8 pixels, more than the 63 allowed$"):
-        open_picture(data, max_pixels=63)
+        open_picture(data)
 
 
 # --- threads ---
@@ -469,7 +473,12 @@ def test_decode_refuses_what_cannot_be_read(tmp_path):
     ("fields", "words"),
     [
         ({"image_size": 0}, "image_size must lie in 1 … resize"),
-        ({"image_size": 225}, "image_size must lie in 1 … resize, got 225 with resize 224"),
+        (
+            {"image_size": 225},
+            "image_size must lie in 1 … resize, and resize be at most 8192, got 225 with resize 224",
+        ),
+        ({"resize": 8193}, "resize be at most 8192, got 224 with resize 8193"),
+        ({"image_size": 8193, "resize": 8193}, "resize be at most 8192, got 8193 with resize 8193"),
         ({"resize": 100}, "image_size must lie in 1 … resize"),
         ({"image_size": "224"}, "image_size must be of type int"),
         ({"image_size": 224.0}, "image_size must be of type int"),
@@ -493,6 +502,10 @@ def test_an_impossible_preprocessing_is_refused(fields, words):
     with pytest.raises(ConfigError) as caught:
         Preprocessing(**fields)
     assert words in str(caught.value)
+
+
+def test_the_largest_preprocessing_is_taken():
+    assert Preprocessing(image_size=8192, resize=8192).resize == 8192
 
 
 def test_an_unknown_field_is_refused():

@@ -156,9 +156,16 @@ def test_photographs_are_mirrored_and_cropped_hard(classes):
 
 
 @pytest.mark.parametrize("classes", [["0", "1"], ["cat", "dog"]])
-def test_augmentation_that_was_chosen_stays(classes):
-    config = TrainConfig(hflip=0.25, crop_scale=(0.5, 0.6))
+def test_what_was_chosen_stays(classes):
+    config = TrainConfig(lr=0.3, hflip=0.25, crop_scale=(0.5, 0.6))
     assert config.fitted(classes) == config
+
+
+@pytest.mark.parametrize("classes", [["0", "1"], ["cat", "dog"]])
+@pytest.mark.parametrize("config", [TrainConfig(batch_size=64), TrainConfig(batch_size=64, lr=0.3)])
+def test_a_fitted_config_names_its_peak_rate(config, classes):
+    fitted = config.fitted(classes)
+    assert fitted.lr == fitted.peak_lr == (config.lr or 0.05)
 
 
 def test_a_fitted_config_stays_fitted_for_any_classes():
@@ -174,6 +181,11 @@ def test_a_fitted_config_stays_fitted_for_any_classes():
         ("epochs=3", "epochs", 3),
         ("lr=1e-3", "lr", 1e-3),
         ("lr=null", "lr", None),
+        ("hflip=.5", "hflip", 0.5),
+        ("hflip=-.5", "hflip", -0.5),
+        ("hflip=+.25", "hflip", 0.25),
+        ("hflip=.", "hflip", "."),
+        ("crop_scale=.5,1", "crop_scale", (0.5, 1)),
         ("crop_scale=0.5,1", "crop_scale", (0.5, 1)),
         ("crop_scale=[0.5,1]", "crop_scale", (0.5, 1)),
         ("device=cuda:1", "device", "cuda:1"),
@@ -187,7 +199,9 @@ def test_a_fitted_config_stays_fitted_for_any_classes():
     ],
 )
 def test_a_word_becomes_a_setting_of_its_type(word, key, value):
-    assert parse_settings([word]) == {key: value}
+    found = parse_settings([word])
+    assert found == {key: value}
+    assert type(found[key]) is type(value)
 
 
 def test_fields_of_the_model_are_collected():

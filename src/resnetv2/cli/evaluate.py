@@ -56,5 +56,7 @@ def _print_report(report: dict[str, Any]) -> None:
     for i, entry in enumerate(report["per_class"]):
         recall = "–" if entry["recall"] is None else f"{entry['recall']:.1%}"
         mistakes = sorted(((n, names[j]) for j, n in enumerate(report["confusion"][i]) if n and j != i), reverse=True)
-        rows.append((entry["label"], f"{entry['n']:,}", recall, ", ".join(f"{name} ×{n}" for n, name in mistakes[:5])))
+        rows.append(
+            (entry["label"], f"{entry['n']:,}", recall, ", ".join(f"{name} ({n}×)" for n, name in mistakes[:5]))
+        )
     print_table(("class", "n", "recall", "taken for"), rows)

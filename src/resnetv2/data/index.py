@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 
@@ -119,8 +120,11 @@ def read_index(data: Path) -> Index:
     if not os.path.exists(data):  # noqa: PTH110  Path.exists raises on a name too long
         raise DataError(f"no such folder or CSV file: {data}")
     if data.is_dir():
-        rows = _read_folder(data)
         root = data
+        try:
+            rows = _read_folder(root)
+        except OSError as error:
+            _refuse(error)
     elif data.suffix.lower() == ".csv":
         root = data.parent
         rows = _read_csv(data, root)
@@ -153,7 +157,7 @@ def find_pictures(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: natural_key(p.relative_to(folder).as_posix()))
 
 
-def _refuse(error: OSError) -> None:
+def _refuse(error: OSError) -> NoReturn:
     raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
 
 
@@ -259,8 +263,8 @@ def _read_csv(path: Path, root: Path, exact: bool = False) -> list[tuple[str, st
                     problems.append(f"{place}: {unknown('split', split, SPLITS)}")
                 elif not os.path.isfile(root / name):  # noqa: PTH113  Path.is_file raises on a name too long
                     problems.append(f"{place}: no file {root / name}")
-                elif first.setdefault(os.path.normpath(name), place) != place:
-                    problems.append(f"{place}: {name} was listed before, in {first[os.path.normpath(name)]}")
+                elif first.setdefault(os.path.normpath(root / name), place) != place:
+                    problems.append(f"{place}: {name} was listed before, in {first[os.path.normpath(root / name)]}")
                 rows.append((name, label, _ALIASES.get(split.lower(), "")))
     except (csv.Error, OSError) as error:
         raise DataError(f"{path} is no readable CSV: {error}") from error
