@@ -184,5 +184,5 @@ def _value(text: str) -> Any:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):  # also: a number too long, brackets too deep
-        return float(text) if re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text) else text
+        return float(text) if re.fullmatch(r"[+-]?(\d+\.\d*|\.\d+)([eE][+-]?\d+)?", text) else text
     return tuple(value) if isinstance(value, list) else value
