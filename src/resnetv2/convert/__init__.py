@@ -1,0 +1,1 @@
+"""Weights of published ResNet-v2 checkpoints, between their publishers' files and ours."""
