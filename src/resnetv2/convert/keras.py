@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from resnetv2.config import ResNetV2Config
-from resnetv2.convert.publisher import TENSORFLOW, Geometry, Publisher, Style, always, name_modules
-from resnetv2.convert.shapes import modules
+from resnetv2.convert.publisher import TENSORFLOW, Geometry, Publisher, Style, always, count_modules, name_modules
+from resnetv2.convert.shapes import Module, modules
 from resnetv2.preprocess import Preprocessing
 
 _FIXED = {"stem.conv": "conv1_conv", "norm": "post_bn", "head.fc": "predictions"}
@@ -42,23 +42,22 @@ def _spelling(unit: str, preact: str, first: tuple[int, int]) -> Callable[[ResNe
     return lambda config: name_modules(config, _FIXED, spell)
 
 
-def _numbered(config: ResNetV2Config) -> dict[str, str]:
-    """Layers are counted by class in the order of the graph, where a unit's projection stands before its last layer."""
-    names = {}
-    counts = {"conv": 0, "norm": 0, "dense": 0}
-    classes = {"conv": "conv2d", "norm": "batch_normalization", "dense": "dense"}
-    waiting: str | None = None
+def _graph_order(config: ResNetV2Config) -> Iterator[Module]:
+    """Yield the modules as Keras sorts its layers: a unit's projection stands before its last convolution."""
+    last = ".conv3" if config.block == "bottleneck" else ".conv2"
+    waiting: list[Module] = []
     for module in modules(config):
         if module.name.endswith("downsample.conv"):
-            waiting = module.name
+            waiting.append(module)
             continue
-        last = module.name.endswith(".conv3" if config.block == "bottleneck" else ".conv2")
-        for name in [waiting, module.name] if last and waiting else [module.name]:
-            number = counts[module.kind]
-            counts[module.kind] += 1
-            names[str(name)] = f"layers/{classes[module.kind]}" + (f"_{number}" if number else "")
-        waiting = None if last else waiting
-    return names
+        if module.name.endswith(last):
+            yield from waiting
+            waiting.clear()
+        yield module
+
+
+def _numbered(config: ResNetV2Config) -> dict[str, str]:
+    return count_modules(_graph_order(config), "layers/")
 
 
 def _applications(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
@@ -84,6 +83,7 @@ KERAS = Publisher(
     style=TENSORFLOW,
     names=_spelling("conv{}_block{}", "preact_bn", (2, 1)),
     dialects=always("keras"),
+    order=_graph_order,
     geometry=_applications,
     aliases=_LEGACY,
     ignored=_EXTRAS,
@@ -95,6 +95,7 @@ KERASHUB = Publisher(
     style=TENSORFLOW,
     names=_spelling("stack{}_block{}", "pre_activation_bn", (0, 0)),
     dialects=always("torch"),
+    order=_graph_order,
     geometry=_hub,
     aliases=_LEGACY,
     ignored=_EXTRAS,
@@ -106,6 +107,7 @@ KERASCV = Publisher(
     style=TENSORFLOW,
     names=_spelling("v2_stack_{}_block{}", "use_preactivation_bn", (0, 1)),
     dialects=always("kerascv"),
+    order=_graph_order,
     geometry=_cv,
     aliases=_LEGACY,
     ignored=_EXTRAS,
@@ -117,6 +119,7 @@ KERAS_NUMBERED = Publisher(
     style=_NUMBERED,
     names=_numbered,
     dialects=always("keras"),
+    order=_graph_order,
     geometry=_applications,
     ignored=_EXTRAS,
 )
@@ -127,6 +130,7 @@ KERASHUB_NUMBERED = Publisher(
     style=_NUMBERED,
     names=_numbered,
     dialects=always("torch"),
+    order=_graph_order,
     geometry=_hub,
     ignored=_EXTRAS,
 )

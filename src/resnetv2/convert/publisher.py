@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from resnetv2.config import DIALECTS, ResNetV2Config
 from resnetv2.convert.rules import OPS, Rule
-from resnetv2.convert.shapes import modules
+from resnetv2.convert.shapes import Module, modules
 from resnetv2.errors import ConvertError
 from resnetv2.preprocess import Preprocessing
 
@@ -20,6 +20,8 @@ Style = Mapping[str, Mapping[str, tuple[str, str]]]  # kind of module -> our ten
 Dialects = Callable[[Tensors, Mapping[str, Any]], Mapping[str, dict[str, Any]]]
 
 _UNIT = re.compile(r"stages\.(\d+)\.blocks\.(\d+)\.(.+)")
+
+_CLASSES = {"conv": "conv2d", "norm": "batch_normalization", "dense": "dense"}
 
 PLAIN: Style = {  # PyTorch's names and layouts
     "conv": {"weight": ("{}.weight", "same"), "bias": ("{}.bias", "same")},
@@ -56,6 +58,7 @@ class Publisher:
     names: Callable[[ResNetV2Config], dict[str, str]]  # our module -> theirs; a module they lack is absent
     dialects: Dialects  # the graphs that these tensors may belong to: label -> fields of ResNetV2Config
     geometry: Callable[[ResNetV2Config], Geometry]
+    order: Callable[[ResNetV2Config], Iterable[Module]] = modules  # in which their file has the modules
     aliases: tuple[tuple[str, str], ...] = ()  # (pattern, replacement): takes prefixes and counters off their names
     ignored: str = r"(?!)"  # names of tensors that are no weights, as a pattern; by default none
 
@@ -84,7 +87,7 @@ class Publisher:
     def rules(self, config: ResNetV2Config) -> list[Rule]:
         """Return the table that leads from their tensors to those of ``ResNetV2(config)``."""
         names, rules = self.names(config), []
-        for module in modules(config):
+        for module in self.order(config):
             for tensor in module.tensors:
                 if module.name in names and tensor in self.style[module.kind]:
                     spelling, op = self.style[module.kind][tensor]
@@ -171,6 +174,17 @@ def name_modules(
         name = unit(int(match[1]), int(match[2]), match[3]) if match else fixed.get(module.name)
         if name is not None:
             names[module.name] = name
+    return names
+
+
+def count_modules(order: Iterable[Module], prefix: str = "") -> dict[str, str]:
+    """Return TensorFlow's name for each module: its layer's class, numbered in this order, the first without number."""
+    names = {}
+    counts = dict.fromkeys(_CLASSES, 0)
+    for module in order:
+        number = counts[module.kind]
+        counts[module.kind] += 1
+        names[module.name] = prefix + _CLASSES[module.kind] + (f"_{number}" if number else "")
     return names
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from resnetv2.config import ResNetV2Config
-from resnetv2.convert.publisher import TENSORFLOW, Geometry, Publisher, Style, always, name_modules
+from resnetv2.convert.publisher import TENSORFLOW, Geometry, Publisher, Style, always, count_modules, name_modules
 from resnetv2.convert.shapes import modules
 from resnetv2.preprocess import Preprocessing
 
@@ -38,15 +38,7 @@ def _slim_names(config: ResNetV2Config) -> dict[str, str]:
 
 
 def _official_names(config: ResNetV2Config) -> dict[str, str]:
-    """Name modules by class and number in the order of execution, the projection before a unit's first convolution."""
-    names = {}
-    counts = {"conv": 0, "norm": 0, "dense": 0}
-    classes = {"conv": "conv2d", "norm": "batch_normalization", "dense": "dense"}
-    for module in modules(config):
-        number = counts[module.kind]
-        counts[module.kind] += 1
-        names[module.name] = classes[module.kind] + (f"_{number}" if number else "")
-    return names
+    return count_modules(modules(config))
 
 
 def _bit_names(config: ResNetV2Config) -> dict[str, str]:
