@@ -36,7 +36,6 @@ PUBLISHED = [  # publisher, architecture, dialect, changes
     *[("pytorchcv", name, "pytorchcv-b", {}) for name in (*BASIC, *BOTTLENECKS)],
     *[("pytorchcv", name, "pytorchcv", {}) for name in BOTTLENECKS],
     ("pytorchcv", "resnet50v2", "pytorchcv-b", {"depths": (3, 30, 48, 8)}),
-    ("pytorchcv", "resnet18v2", "pytorchcv-b", {"width_factor": 0.75}),
     *[
         (
             "pytorchcv",
@@ -158,6 +157,16 @@ def test_weights_written_and_read_again_are_the_same_bytes(name):
     assert {n: v.tobytes() for n, v in write(again, publisher.rules(config), config).items()} == {
         n: v.tobytes() for n, v in theirs.items()
     }
+
+
+def test_what_was_read_can_be_written_to_and_shares_no_memory_with_the_source():
+    config, weights = small("torch")
+    theirs = write(weights, PUBLISHERS["timm"].rules(config), config)
+    for value in theirs.values():
+        value.flags.writeable = False
+    for name, value in read(theirs, PUBLISHERS["timm"].rules(config), config).items():
+        assert value.flags.writeable, name
+        assert value.flags.c_contiguous, name
 
 
 def test_all_that_does_not_fit_is_said_at_once():

@@ -25,7 +25,7 @@ class Checkpoint(NamedTuple):
     provenance: dict[str, Any]  # plain values, fit for a model file's header
 
 
-def read_checkpoint(path: Path, source: str = "auto") -> Checkpoint:
+def read_checkpoint(path: Path | str, source: str = "auto") -> Checkpoint:
     """Read a publisher's file: safetensors, npz, Keras's .h5 and .keras, ONNX, MXNet's .params, PyTorch's .pth.
 
     The network is recognised by the names and shapes of the tensors, and every tensor must have its place in it. A
@@ -43,6 +43,7 @@ def read_checkpoint(path: Path, source: str = "auto") -> Checkpoint:
         ConvertError: missing, damaged, hostile, not recognised, ambiguous, or not whole.
         MissingExtra: HDF5 needs h5py, PyTorch's pickles need torch.
     """
+    path = Path(path)
     kind, tensors = read_tensors(path)
     try:
         found = choose(tensors, source)

@@ -1,4 +1,7 @@
-"""pytorchcv's preresnet family: ImageNet (with and without "b"), narrow ones, and CIFAR's with a 3x3 stem."""
+"""pytorchcv's preresnet family: ImageNet's, with and without "b", and CIFAR's with a 3x3 stem.
+
+Its narrow forms ("preresnet18_w3d4") keep their last unit wide, which ``ResNetV2Config`` does not have.
+"""
 
 from __future__ import annotations
 

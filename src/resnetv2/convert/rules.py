@@ -64,7 +64,9 @@ def read(source: Mapping[str, np.ndarray], rules: Iterable[Rule], config: ResNet
         if rule.op == "ones":
             weights[rule.ours] = np.ones(shapes[rule.ours], np.float32)
         else:
-            weights[rule.ours] = np.ascontiguousarray(OPS[rule.op].read(source[rule.theirs]))
+            weights[rule.ours] = np.array(
+                OPS[rule.op].read(source[rule.theirs]), order="C"
+            )  # a copy: files are read-only
     return weights
 
 

@@ -21,7 +21,7 @@ from resnetv2.files import replace_file
 _TINY = 1e-8  # timm and Hugging Face standardise BiT's kernels with this, BiT with 1e-10: 2e-6 of the logits
 
 
-def write_checkpoint(path: Path, config: ResNetV2Config, weights: Mapping[str, np.ndarray], target: str) -> None:
+def write_checkpoint(path: Path | str, config: ResNetV2Config, weights: Mapping[str, np.ndarray], target: str) -> None:
     """Write weights as a publisher's own file, so that the publisher's own code loads it. Atomic.
 
     Args:
@@ -40,7 +40,7 @@ def write_checkpoint(path: Path, config: ResNetV2Config, weights: Mapping[str, n
     publisher = PUBLISHERS[target]
     theirs = write(weights, publisher.rules(config), config)
     _check_graph(publisher, config, theirs)
-    with replace_file(path) as temporary:
+    with replace_file(Path(path)) as temporary:
         WRITERS[target](temporary, theirs)
 
 
