@@ -463,6 +463,13 @@ def test_an_ambiguous_file_needs_its_source_said(tmp_path):
     same(checkpoint.weights, weights)
 
 
+def test_a_file_larger_than_any_network_is_refused_unopened(tmp_path):
+    with (tmp_path / "x.params").open("wb") as file:
+        file.truncate(budget.MAX_BYTES + 1)  # a hole: no disk is taken
+    with pytest.raises(ConvertError, match="larger than 16 GiB"):
+        read_tensors(tmp_path / "x.params")
+
+
 def test_detecting_a_format_reads_a_few_bytes_alone(tmp_path):
     (tmp_path / "x.pth").write_bytes(b"\x80\x02")
     assert detect(tmp_path / "x.pth") == "pytorch"

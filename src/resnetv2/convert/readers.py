@@ -11,7 +11,7 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from resnetv2.convert.formats.budget import Budget
+from resnetv2.convert.formats import budget
 from resnetv2.convert.formats.hdf5 import read_hdf5, read_keras
 from resnetv2.convert.formats.npz import read_npz
 from resnetv2.convert.formats.onnx import read_onnx
@@ -40,11 +40,11 @@ _DAMAGE = (
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """Return the tensors of a .safetensors file by name; bfloat16, which NumPy lacks, is an error."""
-    budget = Budget()
+    taken = budget.Budget()
     with safe_open(path, "numpy") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping, it has only keys()
     for name, value in tensors.items():
-        budget.take(name, value.shape, value.dtype)
+        taken.take(name, value.shape, value.dtype)
     return tensors
 
 
@@ -68,6 +68,8 @@ def read_tensors(path: Path) -> tuple[str, dict[str, np.ndarray]]:
     """
     if not path.is_file():
         raise ConvertError(f"{path} is a folder; a file is expected" if path.is_dir() else f"no such file: {path}")
+    if path.stat().st_size > budget.MAX_BYTES:
+        raise ConvertError(f"{path} is larger than {budget.MAX_BYTES >> 30} GiB, more than any ResNet-v2 needs")
     try:
         kind = detect(path)
         return kind, READERS[kind](path)

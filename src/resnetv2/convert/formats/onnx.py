@@ -26,8 +26,6 @@ def read_onnx(path: Path) -> dict[str, np.ndarray]:
     Raises:
         ConvertError: a damaged message, data kept in another file, or a tensor whose size is not what it claims.
     """
-    if path.stat().st_size > MAX_BYTES:
-        raise ConvertError(f"more than {MAX_BYTES >> 30} GiB")
     budget = Budget()
     tensors = {}
     for graph in _messages(memoryview(path.read_bytes()), _GRAPH):

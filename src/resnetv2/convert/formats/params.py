@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnetv2.convert.formats.budget import MAX_BYTES, MAX_TENSORS, Budget
+from resnetv2.convert.formats.budget import MAX_TENSORS, Budget
 from resnetv2.errors import ConvertError
 
 MAGIC = (0x112).to_bytes(8, "little")
@@ -21,8 +21,6 @@ def read_params(path: Path) -> dict[str, np.ndarray]:
     Raises:
         ConvertError: a damaged file, sparse arrays, or sizes that are not what they claim.
     """
-    if path.stat().st_size > MAX_BYTES:
-        raise ConvertError(f"more than {MAX_BYTES >> 30} GiB")
     cursor = _Cursor(path.read_bytes())
     if cursor.take(8) != MAGIC:
         raise ConvertError("no MXNet parameter file")

@@ -54,8 +54,6 @@ def read_pickled(path: Path) -> dict[str, np.ndarray]:
     """
     if find_spec("torch") is None:
         raise MissingExtra("reading a PyTorch file", "train")
-    if path.stat().st_size > MAX_BYTES:
-        raise ConvertError(f"more than {MAX_BYTES >> 30} GiB")
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "tensors.npz"
         command = [sys.executable, "-I", "-c", _CHILD, str(path.absolute()), str(target), str(_MEMORY)]
