@@ -5,6 +5,7 @@
         ├── DataError      pictures, folders, manifests
         ├── ModelFileError a model file that cannot be read or trusted
         ├── ConfigError    an architecture or a setting that cannot be
+        ├── ConvertError   a published checkpoint that cannot be read, recognised or written
         └── MissingExtra   a command that needs a package which is not installed
     KeyboardInterrupt
     └── Interrupted        a signal, after the run's state was saved
@@ -33,6 +34,10 @@ class ModelFileError(Error):
 
 class ConfigError(Error):
     """An architecture or a training setting that is unknown or out of range."""
+
+
+class ConvertError(Error):
+    """A published checkpoint that is damaged, not recognised, or does not fit its network whole."""
 
 
 class MissingExtra(Error):

@@ -1,0 +1,79 @@
+"""Weights back into a publisher's own file, from the tables that read it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from resnetv2.config import ResNetV2Config
+from resnetv2.convert.formats.hdf5 import write_legacy_keras
+from resnetv2.convert.publisher import Publisher
+from resnetv2.convert.recognition import PUBLISHERS
+from resnetv2.convert.rules import write
+from resnetv2.errors import ConvertError, unknown
+from resnetv2.files import replace_file
+
+_TINY = 1e-8  # timm and Hugging Face standardise BiT's kernels with this, BiT with 1e-10: 2e-6 of the logits
+
+
+def write_checkpoint(path: Path | str, config: ResNetV2Config, weights: Mapping[str, np.ndarray], target: str) -> None:
+    """Write weights as a publisher's own file, so that the publisher's own code loads it. Atomic.
+
+    Args:
+        path: the file; an old one of this name is replaced.
+        config: the network that the weights are for; it must be one the publisher has.
+        weights: float arrays by the names in ``ResNetV2(config)``, whole.
+        target: "timm" and "huggingface" (.safetensors), "bit" (.npz) or "keras" (the legacy .h5).
+
+    Raises:
+        ConvertError: the publisher has no such network, or the weights are not whole.
+        MissingExtra: "keras" needs h5py.
+        Error: the file system refused.
+    """
+    if target not in WRITERS:
+        raise ConvertError(unknown("target", target, WRITERS))
+    publisher = PUBLISHERS[target]
+    theirs = write(weights, publisher.rules(config), config)
+    _check_graph(publisher, config, theirs)
+    with replace_file(Path(path)) as temporary:
+        WRITERS[target](temporary, theirs)
+
+
+def _check_graph(publisher: Publisher, config: ResNetV2Config, theirs: Mapping[str, np.ndarray]) -> None:
+    """Refuse weights whose names fit and whose network differs: they would load there and answer something else."""
+    known = [graph.to_dict() for graph in map(_graph, publisher.configs(theirs).values())]
+    mine = _graph(config).to_dict()
+    if mine not in known:
+        other = known[0] if known else {}
+        differing = [f"{k} is {v!r} instead of {other.get(k)!r}" for k, v in mine.items() if v != other.get(k)]
+        raise ConvertError(f"{publisher.title} has no such network: {', '.join(differing)}")
+
+
+def _graph(config: ResNetV2Config) -> ResNetV2Config:
+    eps = _TINY if config.weight_std_eps <= _TINY else config.weight_std_eps
+    return replace(config, norm_momentum=0.1, weight_std_eps=eps if config.weight_std else _TINY)
+
+
+def _write_safetensors(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    try:
+        save_file(dict(tensors), path, {"format": "pt"})
+    except SafetensorError as error:  # how safetensors reports a full disk
+        raise OSError(str(error)) from error
+
+
+def _write_npz(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    with path.open("wb") as file:
+        np.savez(file, allow_pickle=False, **tensors)
+
+
+WRITERS: dict[str, Callable[[Path, Mapping[str, np.ndarray]], None]] = {
+    "timm": _write_safetensors,
+    "huggingface": _write_safetensors,
+    "bit": _write_npz,
+    "keras": write_legacy_keras,
+}
