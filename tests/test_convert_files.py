@@ -18,8 +18,8 @@ from resnetv2.convert.formats import budget, npz, onnx, params
 from resnetv2.convert.readers import detect, read_tensors
 from resnetv2.convert.recognition import PUBLISHERS
 from resnetv2.convert.rules import write
-from resnetv2.convert.shapes import tensor_shapes
 from resnetv2.errors import ConvertError, Error, MissingExtra
+from resnetv2.shapes import tensor_shapes
 
 TENSORS = {
     "a/kernel": np.arange(6, dtype=np.float32).reshape(2, 3),

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from resnetv2.config import ARCHITECTURES, DIALECTS, ResNetV2Config, architecture, count_parameters
+from resnetv2.config import ARCHITECTURES, DIALECTS, ResNetV2Config, architecture
 from resnetv2.convert.recognition import PUBLISHERS, choose, recognise
 from resnetv2.convert.rules import OPS, Rule, misfits, read, their_shape, write
-from resnetv2.convert.shapes import tensor_shapes
 from resnetv2.errors import ConvertError
 from resnetv2.model import ResNetV2
+from resnetv2.shapes import tensor_shapes
 
 BOTTLENECKS = ("resnet50v2", "resnet101v2", "resnet152v2", "resnet200v2")
 BASIC = ("resnet18v2", "resnet34v2")
@@ -106,8 +106,6 @@ def test_the_shapes_follow_every_norm_and_head(changes):
         model = ResNetV2(config)
     expected = {n: tuple(t.shape) for n, t in model.state_dict().items() if not n.endswith("num_batches_tracked")}
     assert tensor_shapes(config) == expected
-    trained = [shape for name, shape in tensor_shapes(config).items() if "running" not in name]
-    assert sum(int(np.prod(shape)) for shape in trained) == count_parameters(config)
 
 
 @pytest.mark.parametrize("op", OPS)

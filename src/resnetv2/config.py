@@ -230,28 +230,6 @@ def architecture(name: str, dialect: str = "torch", **changes: Any) -> ResNetV2C
     return ResNetV2Config.from_dict({**ARCHITECTURES[name], **DIALECTS[dialect], **changes})
 
 
-def count_parameters(config: ResNetV2Config) -> int:
-    """Return the number of trainable parameters, from the plan alone (torch is not needed)."""
-    per_norm = {"batch": 2, "group": 2, "evonorm": 3}[config.norm]
-    stem, classes = config.stem_channels, config.num_classes
-    if config.stem == "deep":
-        half = stem // 2
-        total = 9 * (config.in_chans * half + half * half + half * stem) + 2 * per_norm * half
-    else:
-        total = (49 if config.stem == "7x7" else 9) * config.in_chans * stem
-    total += config.stem_bias * stem + config.stem_norm * per_norm * stem + config.input_norm * config.in_chans
-    for unit in config.units():
-        cin, mid, cout = unit.in_channels, unit.mid_channels, unit.out_channels
-        total += unit.norm1 * per_norm * cin + config.out_bias * cout + per_norm * mid
-        if config.block == "bottleneck":
-            total += cin * mid + 9 * mid * mid + mid * cout + per_norm * mid
-        else:
-            total += 9 * (cin * mid + mid * cout)
-        if unit.project:
-            total += cin * cout + config.out_bias * cout + (config.projection_input == "raw") * per_norm * cout
-    return total + per_norm * config.num_features + (config.num_features + 1) * classes
-
-
 def list_models(pattern: str = "*") -> list[str]:
     """Return the names that ``create_model`` knows and that match a shell pattern, such as "*50*"."""
     return [name for name in ARCHITECTURES if fnmatchcase(name, pattern)]

@@ -21,8 +21,9 @@ def run(args: argparse.Namespace) -> int:
     """Print the names with their depth and size; 2 if none matches."""
     import resnetv2
     from resnetv2.cli.show import print_json, print_table
-    from resnetv2.config import DIALECTS, architecture, count_parameters
+    from resnetv2.config import DIALECTS, architecture
     from resnetv2.errors import ConfigError
+    from resnetv2.shapes import count_parameters
 
     names = resnetv2.list_models(args.pattern)
     if not names:

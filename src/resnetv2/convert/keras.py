@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 from resnetv2.config import ResNetV2Config
 from resnetv2.convert.publisher import TENSORFLOW, Geometry, Publisher, Style, always, count_modules, name_modules
-from resnetv2.convert.shapes import Module, modules
 from resnetv2.preprocess import Preprocessing
+from resnetv2.shapes import Module, modules
 
 _FIXED = {"stem.conv": "conv1_conv", "norm": "post_bn", "head.fc": "predictions"}
 _PARTS = {

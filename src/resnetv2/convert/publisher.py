@@ -11,9 +11,9 @@ import numpy as np
 
 from resnetv2.config import DIALECTS, ResNetV2Config
 from resnetv2.convert.rules import OPS, Rule
-from resnetv2.convert.shapes import Module, modules
 from resnetv2.errors import ConvertError
 from resnetv2.preprocess import Preprocessing
+from resnetv2.shapes import Module, modules
 
 Tensors = Mapping[str, np.ndarray]
 Style = Mapping[str, Mapping[str, tuple[str, str]]]  # kind of module -> our tensor -> (their name, {} the module; op)

@@ -14,10 +14,10 @@ from resnetv2.convert.mxnet import GLUON, ONNX_ZOO, SYMBOL
 from resnetv2.convert.publisher import Publisher
 from resnetv2.convert.pytorchcv import PYTORCHCV
 from resnetv2.convert.rules import misfits, report
-from resnetv2.convert.shapes import tensor_shapes
 from resnetv2.convert.tensorflow import BIT, OFFICIAL, SLIM
 from resnetv2.convert.timm import TIMM
 from resnetv2.errors import ConfigError, ConvertError, unknown
+from resnetv2.shapes import tensor_shapes
 
 PUBLISHERS = {
     publisher.name: publisher

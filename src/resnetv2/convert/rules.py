@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from resnetv2.config import ResNetV2Config
-from resnetv2.convert.shapes import tensor_shapes
 from resnetv2.errors import ConvertError
+from resnetv2.shapes import tensor_shapes
 
 _NAMED = 12  # names of one kind in a message; the rest is counted
 

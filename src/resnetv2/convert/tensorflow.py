@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from resnetv2.config import ResNetV2Config
 from resnetv2.convert.publisher import TENSORFLOW, Geometry, Publisher, Style, always, count_modules, name_modules
-from resnetv2.convert.shapes import modules
 from resnetv2.preprocess import Preprocessing
+from resnetv2.shapes import modules
 
 _SLIM_PARTS = {
     "norm1": "preact",

@@ -7,8 +7,8 @@ from typing import Any
 
 from resnetv2.config import DIALECTS, ResNetV2Config
 from resnetv2.convert.publisher import PLAIN, Geometry, Publisher, Tensors
-from resnetv2.convert.shapes import modules
 from resnetv2.preprocess import Preprocessing
+from resnetv2.shapes import modules
 
 _CAVEAT = "timm's size and crop belong to the tag of the checkpoint, which the file does not hold"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -41,6 +42,15 @@ def modules(config: ResNetV2Config) -> Iterator[Module]:
 def tensor_shapes(config: ResNetV2Config) -> dict[str, tuple[int, ...]]:
     """Return the shape of every parameter and statistic of ``ResNetV2(config)`` by its name there."""
     return {f"{m.name}.{tensor}": shape for m in modules(config) for tensor, shape in m.tensors.items()}
+
+
+def count_parameters(config: ResNetV2Config) -> int:
+    """Return the number of trainable numbers: statistics and the fixed scale on the pixels do not count."""
+    return sum(
+        math.prod(shape)
+        for name, shape in tensor_shapes(config).items()
+        if not name.endswith(("running_mean", "running_var")) and name != "input_norm.weight"
+    )
 
 
 def _stem(config: ResNetV2Config) -> Iterator[Module]:
