@@ -1,6 +1,6 @@
 """Measure the training memory of ResNet50-v2 against timm's ``resnetv2_50``, above parameters and gradients.
 
-Two figures for each network, of one forward and backward pass in float32 and channels_last:
+Two figures for each network, of one forward and backward pass in channels_last:
 
 - peak: the most memory allocated at any moment;
 - kept: what the forward pass leaves allocated for the backward pass.
@@ -71,6 +71,7 @@ def main():
     parser.add_argument("--pixels", type=int, default=224, help="height and width (default: 224)")
     parser.add_argument("--batch", type=int, default=8, help="images in a batch (default: 8)")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each network (default: 3)")
+    parser.add_argument("--dtype", default="float32", help="of weights and activations (default: float32)")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--threads", type=int, help="threads of torch (default: torch's own choice)")
     parser.add_argument("--json", action="store_true", help="print one JSON line instead of the table")
@@ -78,8 +79,10 @@ def main():
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     models = networks(["saved", "recompute"], torch.channels_last, arguments.device)
+    dtype = getattr(torch, arguments.dtype)
+    models = {name: model.to(dtype) for name, model in models.items()}
     x = torch.randn(arguments.batch, 3, arguments.pixels, arguments.pixels)
-    x = x.to(arguments.device, memory_format=torch.channels_last)
+    x = x.to(arguments.device, dtype, memory_format=torch.channels_last)
     target = torch.randint(1000, (arguments.batch,)).to(arguments.device)
     found = {name: {"peak": [], "kept": []} for name in models}
     for _ in range(arguments.repeats):
