@@ -54,3 +54,10 @@ def test_absent_fields_take_their_defaults():
 def test_an_unknown_field_is_refused_in_the_words_of_the_class_with_the_nearest_one():
     with pytest.raises(ConfigError, match=r"^unknown thing 'numbr': did you mean 'number'\?$"):
         Bag.from_dict({"numbr": 3})
+
+
+def test_all_unknown_keys_are_told_at_once():
+    with pytest.raises(ConfigError) as error:
+        Bag.from_dict({"numbr": 3, "falg": 0, 7: 1})
+    for part in ("'numbr': did you mean 'number'", "'falg': did you mean 'flag'", "unknown thing '7'"):
+        assert part in str(error.value)

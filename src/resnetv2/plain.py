@@ -23,12 +23,12 @@ class Plain:
         """Build from what ``to_dict`` returned; fields that are absent take their defaults.
 
         Raises:
-            ConfigError: an unknown key, with the nearest known one; or a value out of range.
+            ConfigError: unknown keys, each with the nearest known one; or a value out of range.
         """
         known = {f.name for f in fields(cast("Any", cls))}
-        for key in values:
-            if key not in known:
-                raise ConfigError(unknown(cls.noun, key, known))
+        strangers = [unknown(cls.noun, str(key), known) for key in values if key not in known]
+        if strangers:
+            raise ConfigError("; ".join(strangers))
         return cls(**{key: _from_json(value) for key, value in values.items()})
 
     def _mistyped(self) -> Iterator[str]:

@@ -18,7 +18,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print the names with their depth and size; 2 if none matches."""
+    """Print the names with their depth and size; that none matches is an error."""
     import resnetv2
     from resnetv2.cli.show import print_json, print_table
     from resnetv2.config import DIALECTS, architecture
