@@ -28,7 +28,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
         table.add_row(*row)
     console = Console(markup=False, highlight=False, emoji=False)
     if not console.is_terminal:
-        console.width = max(console.measure(table).maximum, 20)
+        console.width = 10_000  # what reads a pipe has no edge to wrap at; the table takes what it needs
     console.print(table)
 
 
