@@ -183,6 +183,8 @@ class Run:
         batch, workers = config.batch_size, config.workers
         self.train_loader = Loader(index.split("train"), batch, self.preprocessing, augment, config.seed, workers)
         self.val_loader = Loader(index.split("val"), batch, self.preprocessing, workers=workers)
+        self.pictures = {"sha256": index.digest(), "pictures": index.counts()}  # what the run reads
+        self.data = {**self.pictures, "steps": len(self.train_loader)}  # by which a checkpoint knows its run
         self.progress = Progress()
         self.saved_at = time.monotonic()
         self.signal: int | None = None
@@ -193,11 +195,6 @@ class Run:
     def checkpoints(self) -> Path:
         """The folder of checkpoints."""
         return self.out / "checkpoints"
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """What the run reads, by which a checkpoint knows its run."""
-        return {"sha256": self.index.digest(), "pictures": self.index.counts(), "steps": len(self.train_loader)}
 
     def write_description(self, data: Path) -> None:
         """Write what is known before the first step: settings, pictures, environment."""
@@ -236,7 +233,7 @@ class Run:
             provenance={
                 "created_by": f"resnetv2 {resnetv2.__version__}",
                 "recipe": self.config.to_dict(),
-                "data": {"sha256": self.index.digest(), "pictures": self.index.counts()},
+                "data": self.pictures,
             },
             metrics={"val": {**figures, "epoch": line["epoch"], "loss": line["val_loss"]}},
         )
