@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnetv2.convert.formats.budget import MAX_TENSORS, Budget
+from resnetv2.conversion.formats.budget import MAX_TENSORS, Budget
 from resnetv2.errors import ConvertError
 
 MAGIC = (0x112).to_bytes(8, "little")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from resnetv2.config import ResNetV2Config
-from resnetv2.convert.publisher import TENSORFLOW, Geometry, Publisher, Style, always, count_modules, name_modules
+from resnetv2.conversion.publisher import TENSORFLOW, Geometry, Publisher, Style, always, count_modules, name_modules
 from resnetv2.preprocess import Preprocessing
 from resnetv2.shapes import Module, modules
 

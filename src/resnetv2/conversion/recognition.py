@@ -8,14 +8,14 @@ from typing import NamedTuple
 import numpy as np
 
 from resnetv2.config import ResNetV2Config
-from resnetv2.convert.huggingface import HUGGINGFACE
-from resnetv2.convert.keras import KERAS, KERAS_NUMBERED, KERASCV, KERASHUB, KERASHUB_NUMBERED
-from resnetv2.convert.mxnet import GLUON, ONNX_ZOO, SYMBOL
-from resnetv2.convert.publisher import Publisher
-from resnetv2.convert.pytorchcv import PYTORCHCV
-from resnetv2.convert.rules import misfits, report
-from resnetv2.convert.tensorflow import BIT, OFFICIAL, SLIM
-from resnetv2.convert.timm import TIMM
+from resnetv2.conversion.huggingface import HUGGINGFACE
+from resnetv2.conversion.keras import KERAS, KERAS_NUMBERED, KERASCV, KERASHUB, KERASHUB_NUMBERED
+from resnetv2.conversion.mxnet import GLUON, ONNX_ZOO, SYMBOL
+from resnetv2.conversion.publisher import Publisher
+from resnetv2.conversion.pytorchcv import PYTORCHCV
+from resnetv2.conversion.rules import misfits, report
+from resnetv2.conversion.tensorflow import BIT, OFFICIAL, SLIM
+from resnetv2.conversion.timm import TIMM
 from resnetv2.errors import ConfigError, ConvertError, unknown
 from resnetv2.shapes import tensor_shapes
 

@@ -10,7 +10,7 @@ from zipfile import ZipFile
 
 import numpy as np
 
-from resnetv2.convert.formats.budget import MAX_BYTES, Budget
+from resnetv2.conversion.formats.budget import MAX_BYTES, Budget
 from resnetv2.errors import ConvertError, MissingExtra
 
 _MAX_DEPTH = 16

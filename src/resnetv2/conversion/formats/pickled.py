@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from resnetv2.convert.formats.budget import MAX_BYTES
-from resnetv2.convert.formats.npz import read_npz
+from resnetv2.conversion.formats.budget import MAX_BYTES
+from resnetv2.conversion.formats.npz import read_npz
 from resnetv2.errors import ConvertError, MissingExtra
 
 _SECONDS = 600

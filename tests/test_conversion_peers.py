@@ -11,7 +11,7 @@ import pytest
 import torch
 from peers import import_timm, randomise
 
-from resnetv2.convert import read_checkpoint, write_checkpoint
+from resnetv2.conversion import read_checkpoint, write_checkpoint
 from resnetv2.errors import ConvertError
 from resnetv2.model import ResNetV2
 
@@ -288,7 +288,7 @@ def test_keras_hubs_backbone_gives_the_same_features(size, keras, tmp_path):
 
 def test_onnxs_own_writer_and_this_reader_agree(tmp_path):
     onnx = pytest.importorskip("onnx", reason="onnx is not installed")
-    from resnetv2.convert.readers import read_tensors
+    from resnetv2.conversion.readers import read_tensors
 
     generator = np.random.default_rng(0)
     tensors = {"a": generator.normal(size=(2, 3, 7, 7)).astype(np.float32), "b": np.array([0, -1], np.int64)}

@@ -9,7 +9,7 @@ from zipfile import ZipFile, ZipInfo
 import numpy as np
 from numpy.lib import format as npy
 
-from resnetv2.convert.formats.budget import MAX_TENSORS, Budget
+from resnetv2.conversion.formats.budget import MAX_TENSORS, Budget
 from resnetv2.errors import ConvertError
 
 _HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}

@@ -11,12 +11,12 @@ from zipfile import BadZipFile, ZipFile
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from resnetv2.convert.formats import budget
-from resnetv2.convert.formats.hdf5 import read_hdf5, read_keras
-from resnetv2.convert.formats.npz import read_npz
-from resnetv2.convert.formats.onnx import read_onnx
-from resnetv2.convert.formats.params import MAGIC, read_params
-from resnetv2.convert.formats.pickled import read_pickled
+from resnetv2.conversion.formats import budget
+from resnetv2.conversion.formats.hdf5 import read_hdf5, read_keras
+from resnetv2.conversion.formats.npz import read_npz
+from resnetv2.conversion.formats.onnx import read_onnx
+from resnetv2.conversion.formats.params import MAGIC, read_params
+from resnetv2.conversion.formats.pickled import read_pickled
 from resnetv2.errors import ConvertError, Error
 
 _DAMAGE = (

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from resnetv2.config import ARCHITECTURES, DIALECTS, ResNetV2Config, architecture
-from resnetv2.convert.recognition import PUBLISHERS, choose, recognise
-from resnetv2.convert.rules import OPS, Rule, misfits, read, their_shape, write
+from resnetv2.conversion.recognition import PUBLISHERS, choose, recognise
+from resnetv2.conversion.rules import OPS, Rule, misfits, read, their_shape, write
 from resnetv2.errors import ConvertError
 from resnetv2.model import ResNetV2
 from resnetv2.shapes import tensor_shapes

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from resnetv2.config import DIALECTS, ResNetV2Config
-from resnetv2.convert.rules import OPS, Rule
+from resnetv2.conversion.rules import OPS, Rule
 from resnetv2.errors import ConvertError
 from resnetv2.preprocess import Preprocessing
 from resnetv2.shapes import Module, modules

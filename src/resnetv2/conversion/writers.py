@@ -11,10 +11,10 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from resnetv2.config import ResNetV2Config
-from resnetv2.convert.formats.hdf5 import write_legacy_keras
-from resnetv2.convert.publisher import Publisher
-from resnetv2.convert.recognition import PUBLISHERS
-from resnetv2.convert.rules import write
+from resnetv2.conversion.formats.hdf5 import write_legacy_keras
+from resnetv2.conversion.publisher import Publisher
+from resnetv2.conversion.recognition import PUBLISHERS
+from resnetv2.conversion.rules import write
 from resnetv2.errors import ConvertError, unknown
 from resnetv2.files import replace_file
 

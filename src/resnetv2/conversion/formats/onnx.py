@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from resnetv2.convert.formats.budget import MAX_BYTES, Budget
+from resnetv2.conversion.formats.budget import MAX_BYTES, Budget
 from resnetv2.errors import ConvertError
 
 # Field numbers of onnx.proto3: ModelProto.graph, GraphProto.initializer, and those of TensorProto

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from resnetv2.config import ResNetV2Config
-from resnetv2.convert.publisher import PLAIN, Geometry, Publisher, always, name_modules
+from resnetv2.conversion.publisher import PLAIN, Geometry, Publisher, always, name_modules
 from resnetv2.preprocess import Preprocessing
 
 _FIXED = {"stem.conv": "bit.embedder.convolution", "norm": "bit.norm", "head.fc": "classifier.1"}

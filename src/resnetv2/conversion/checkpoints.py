@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from resnetv2.config import ResNetV2Config
-from resnetv2.convert.readers import read_tensors
-from resnetv2.convert.recognition import choose
-from resnetv2.convert.rules import read
+from resnetv2.conversion.readers import read_tensors
+from resnetv2.conversion.recognition import choose
+from resnetv2.conversion.rules import read
 from resnetv2.errors import ConvertError
 from resnetv2.preprocess import Preprocessing
 

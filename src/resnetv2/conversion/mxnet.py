@@ -6,7 +6,7 @@ Their norm on the pixels stores a scale that MXNet ignores: here it is 1, whatev
 from __future__ import annotations
 
 from resnetv2.config import ResNetV2Config
-from resnetv2.convert.publisher import Geometry, Publisher, Style, always, name_modules
+from resnetv2.conversion.publisher import Geometry, Publisher, Style, always, name_modules
 from resnetv2.preprocess import Preprocessing
 
 _IMAGENET = Preprocessing(

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from resnetv2.config import DIALECTS, ResNetV2Config
-from resnetv2.convert.publisher import PLAIN, Geometry, Publisher, Tensors, name_modules
+from resnetv2.conversion.publisher import PLAIN, Geometry, Publisher, Tensors, name_modules
 from resnetv2.preprocess import Preprocessing
 
 

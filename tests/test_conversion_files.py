@@ -13,11 +13,11 @@ import torch
 from safetensors.numpy import save_file
 
 from resnetv2.config import architecture
-from resnetv2.convert import read_checkpoint, write_checkpoint
-from resnetv2.convert.formats import budget, npz, onnx, params
-from resnetv2.convert.readers import detect, read_tensors
-from resnetv2.convert.recognition import PUBLISHERS
-from resnetv2.convert.rules import write
+from resnetv2.conversion import read_checkpoint, write_checkpoint
+from resnetv2.conversion.formats import budget, npz, onnx, params
+from resnetv2.conversion.readers import detect, read_tensors
+from resnetv2.conversion.recognition import PUBLISHERS
+from resnetv2.conversion.rules import write
 from resnetv2.errors import ConvertError, Error, MissingExtra
 from resnetv2.shapes import tensor_shapes
 

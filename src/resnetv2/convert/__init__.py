@@ -1,7 +1,0 @@
-"""Weights of published ResNet-v2 checkpoints, between their publishers' files and ours."""
-
-from resnetv2.convert.checkpoints import Checkpoint, read_checkpoint
-from resnetv2.convert.recognition import Candidate, recognise
-from resnetv2.convert.writers import write_checkpoint
-
-__all__ = ["Candidate", "Checkpoint", "read_checkpoint", "recognise", "write_checkpoint"]
