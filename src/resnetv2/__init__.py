@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Classifier": "inference",
     "ConfigError": "errors",
+    "ConvertError": "errors",
     "DataError": "errors",
     "Error": "errors",
     "Interrupted": "errors",
@@ -24,9 +25,11 @@ _PUBLIC = {
     "ResNetV2": "model",
     "ResNetV2Config": "config",
     "TrainConfig": "recipes",
-    "create_model": "model",
+    "convert": "published",
+    "create_model": "creation",
     "demo": "digits",
     "evaluate": "evaluation.run",
+    "fetch": "published",
     "info": "inference",
     "list_models": "config",
     "load": "inference",
@@ -38,6 +41,7 @@ _PUBLIC = {
 __all__ = [
     "Classifier",
     "ConfigError",
+    "ConvertError",
     "DataError",
     "Error",
     "Interrupted",
@@ -49,9 +53,11 @@ __all__ = [
     "ResNetV2Config",
     "TrainConfig",
     "__version__",
+    "convert",
     "create_model",
     "demo",
     "evaluate",
+    "fetch",
     "info",
     "list_models",
     "load",
@@ -62,12 +68,14 @@ __all__ = [
 
 if TYPE_CHECKING:
     from resnetv2.config import ResNetV2Config, list_models
+    from resnetv2.creation import create_model
     from resnetv2.digits import demo
-    from resnetv2.errors import ConfigError, DataError, Error, Interrupted, MissingExtra, ModelFileError
+    from resnetv2.errors import ConfigError, ConvertError, DataError, Error, Interrupted, MissingExtra, ModelFileError
     from resnetv2.evaluation.run import evaluate
     from resnetv2.inference import Classifier, Prediction, info, load, predict, verify
-    from resnetv2.model import ResNetV2, create_model
+    from resnetv2.model import ResNetV2
     from resnetv2.preprocess import Preprocessing
+    from resnetv2.published import convert, fetch
     from resnetv2.recipes import TrainConfig
     from resnetv2.training.run import train
 

@@ -86,6 +86,7 @@ SLIM = Publisher(
     geometry=_slim_geometry,
     aliases=((r"^resnet_v2_\d+/", ""),),
     ignored=r"^global_step$|/Momentum$|/ExponentialMovingAverage$",
+    background=True,
 )
 
 OFFICIAL = Publisher(
@@ -97,6 +98,7 @@ OFFICIAL = Publisher(
     geometry=_official_geometry,
     aliases=((r"^resnet_model/", ""),),
     ignored=r"^global_step$|/Momentum$|^(current_)?loss_scale",
+    background=True,
 )
 
 BIT = Publisher(

@@ -77,3 +77,5 @@ WRITERS: dict[str, Callable[[Path, Mapping[str, np.ndarray]], None]] = {
     "bit": _write_npz,
     "keras": write_legacy_keras,
 }
+
+ENDINGS = {"timm": ".safetensors", "huggingface": ".safetensors", "bit": ".npz", "keras": ".h5"}
