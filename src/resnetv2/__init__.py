@@ -15,6 +15,7 @@ _PUBLIC = {
     "Classifier": "inference",
     "ConfigError": "errors",
     "DataError": "errors",
+    "DownloadError": "errors",
     "Error": "errors",
     "Interrupted": "errors",
     "MissingExtra": "errors",
@@ -39,6 +40,7 @@ __all__ = [
     "Classifier",
     "ConfigError",
     "DataError",
+    "DownloadError",
     "Error",
     "Interrupted",
     "MissingExtra",
@@ -63,7 +65,7 @@ __all__ = [
 if TYPE_CHECKING:
     from resnetv2.config import ResNetV2Config, list_models
     from resnetv2.digits import demo
-    from resnetv2.errors import ConfigError, DataError, Error, Interrupted, MissingExtra, ModelFileError
+    from resnetv2.errors import ConfigError, DataError, DownloadError, Error, Interrupted, MissingExtra, ModelFileError
     from resnetv2.evaluation.run import evaluate
     from resnetv2.inference import Classifier, Prediction, info, load, predict, verify
     from resnetv2.model import ResNetV2, create_model
