@@ -40,7 +40,7 @@ def locked(path: Path) -> Iterator[None]:
         try:
             lock.acquire(timeout=_PATIENCE)
         except Timeout:
-            talk().print(f"another process is at work on {path.name}; waiting for it")
+            talk().print(f"another process is at work on {path.name}; waiting for it", soft_wrap=True)
             lock.acquire()
     except (OSError, NotImplementedError) as error:  # the latter: a file system without locks
         reason = getattr(error, "strerror", None) or error

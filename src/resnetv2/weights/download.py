@@ -9,12 +9,11 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 from resnetv2.cache import cache_path, locked
-from resnetv2.console import talk
 from resnetv2.errors import DownloadError
 from resnetv2.files import rename_durably
 from resnetv2.weights.hub import fetch_from_hub
 from resnetv2.weights.location import Location
-from resnetv2.weights.soundness import fault
+from resnetv2.weights.soundness import fault, is_sound
 from resnetv2.weights.transfer import discard, length, transfer
 
 _NAME = re.compile(r"[^.\x00-\x1f\x7f\\/:*?\"<>|][^\x00-\x1f\x7f\\/:*?\"<>|]{0,199}")  # on every system, and not hidden
@@ -35,16 +34,12 @@ def fetch_file(location: Location, *, timeout: float = 30.0) -> Path:
         Error: the cache cannot be written.
     """
     path = file_path(location)
-    if path.exists() and not fault(path, location):
-        return path
     if location.repo:
-        return fetch_from_hub(location, path, timeout=timeout)
-    with locked(path):
-        if path.exists() and not (problem := fault(path, location)):
-            return path  # another process was first
-        if path.exists():
-            talk().print(f"{path} is damaged: {problem}; fetching it anew")
-        _fetch_url(location, path, timeout)
+        return path if is_sound(path, location) else fetch_from_hub(location, path, timeout=timeout)
+    if fault(path, location):
+        with locked(path):
+            if not is_sound(path, location):  # another process may have been first
+                _fetch_url(location, path, timeout)
     return path
 
 
@@ -54,19 +49,22 @@ def file_path(location: Location) -> Path:
     Raises:
         DownloadError: the location's file name cannot be one here.
     """
-    name = (location.filename or unquote(urlsplit(location.url).path)).rpartition("/")[2]
+    try:
+        name = (location.filename or unquote(urlsplit(location.url).path)).rpartition("/")[2]
+    except ValueError:  # no address at all
+        name = ""
     if not _NAME.fullmatch(name):
-        raise DownloadError(
-            f"{location.url or location.repo}: no file can have the name {name!r}; say another filename"
-        )
+        source = location.url or location.repo
+        raise DownloadError(f"{source}: no file can have the name {name!r}; say another filename")
     address = location.url or f"{location.repo}@{location.revision}/{location.filename}"
     return cache_path("downloads", hashlib.sha256(address.encode()).hexdigest()[:12], name)
 
 
 def _fetch_url(location: Location, path: Path, timeout: float) -> None:
-    by_hand = f"put the file there by hand: {path}"
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}:
-        raise DownloadError(f"{location.url} is not in the cache, and HF_HUB_OFFLINE is set: unset it, or {by_hand}")
+        raise DownloadError(
+            f"{location.url} is not in the cache, and HF_HUB_OFFLINE is set. A file put there by hand is taken: {path}"
+        )
     part = path.with_name(f"{path.name}.part")
     try:
         if not location.size or length(part) != location.size:
@@ -77,7 +75,7 @@ def _fetch_url(location: Location, path: Path, timeout: float) -> None:
     except OSError as error:
         raise DownloadError(f"cannot write {path}: {error.strerror or error}") from error
     except DownloadError as error:
-        raise DownloadError(f"{error}. Try again, or {by_hand}") from error.__cause__
+        raise DownloadError(f"{error}. A file put there by hand is taken: {path}") from error.__cause__
 
 
 def _accept(part: Path, location: Location) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from resnetv2.console import talk
 from resnetv2.errors import DownloadError
 from resnetv2.weights.location import Location
-from resnetv2.weights.soundness import fault
+from resnetv2.weights.soundness import fault, is_sound
 
 
 def fetch_from_hub(location: Location, by_hand: Path, *, timeout: float) -> Path:
@@ -34,12 +33,10 @@ def fetch_from_hub(location: Location, by_hand: Path, *, timeout: float) -> Path
     }
     try:
         cached = huggingface_hub.try_to_load_from_cache(**file)
-        problem = fault(Path(cached), location) if isinstance(cached, str) else ""
-        if isinstance(cached, str) and location.digest and not problem:
+        damaged = isinstance(cached, str) and not is_sound(Path(cached), location)
+        if isinstance(cached, str) and location.digest and not damaged:
             return Path(cached)
-        if problem:
-            talk().print(f"{cached} is damaged: {problem}; fetching it anew")
-        options: dict[str, Any] = {"force_download": bool(problem), "etag_timeout": timeout, "library_name": "resnetv2"}
+        options: dict[str, Any] = {"force_download": damaged, "etag_timeout": timeout, "library_name": "resnetv2"}
         path = Path(huggingface_hub.hf_hub_download(**file, **options))
     except (HTTPError, OSError, ValueError, RuntimeError) as error:  # RuntimeError: what hf-xet raises
         url = f"{huggingface_hub.constants.ENDPOINT}/{location.repo}/resolve/{file['revision']}/{location.filename}"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
+from resnetv2.console import talk
 from resnetv2.weights.location import Location
 
 
@@ -22,3 +24,11 @@ def fault(path: Path, location: Location) -> str:
     except OSError as error:
         return f"it cannot be read: {error.strerror or error}"
     return "" if received.startswith(expected) else f"its {kind} is {received}, expected {expected}"
+
+
+def is_sound(path: Path, location: Location) -> bool:
+    """Return whether the file is there and the one stated; one that is there and is another is told to the person."""
+    problem = fault(path, location)
+    if problem and os.access(path, os.F_OK):
+        talk().print(f"{path} is damaged: {problem}; fetching it anew", soft_wrap=True)
+    return not problem

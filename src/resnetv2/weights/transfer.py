@@ -92,6 +92,7 @@ def _receive(url: str, part: Path, size: int, timeout: float, show: Counter) -> 
         with _disk(part):
             if not start:
                 discard(part)
+                part.touch()
                 _version_file(part).write_text(_version(response), encoding="utf-8")
         announced = response.length or 0  # 0: the server does not say
         total = start + announced if announced else size
@@ -118,7 +119,8 @@ def _start(response: HTTPResponse, part: Path) -> int:
     if response.status == 200:
         return 0
     begins = re.match(r"bytes (\d+)-", response.headers.get("Content-Range", ""))
-    same = _version(response) in ("", _resumption(part).get("If-Range", ""))
+    kept, sent = _resumption(part).get("If-Range", ""), _version(response)
+    same = sent == kept or not (sent or kept.startswith('"'))  # a date need not be repeated, an ETag must
     if response.status != 206 or not begins or int(begins[1]) != length(part) or not same:
         discard(part)
         raise ConnectionError(f"the server sent something else than the rest of the file ({response.status})")
