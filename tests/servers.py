@@ -61,8 +61,8 @@ class Handler(BaseHTTPRequestHandler):
         pause = file.hold.pop(0) if file.hold else end
         with contextlib.suppress(OSError):  # the other side may be dead, that is the test
             for piece in (body[:pause], body[pause:end]):
+                self.server.sent += len(piece)  # before the other side has them and looks at the sum
                 self.wfile.write(piece)
-                self.server.sent += len(piece)
                 if piece and pause < end and piece == body[:pause]:
                     self.server.release.wait(30)
 
