@@ -16,6 +16,7 @@ _PUBLIC = {
     "ConfigError": "errors",
     "ConvertError": "errors",
     "DataError": "errors",
+    "DownloadError": "errors",
     "Error": "errors",
     "Interrupted": "errors",
     "MissingExtra": "errors",
@@ -43,6 +44,7 @@ __all__ = [
     "ConfigError",
     "ConvertError",
     "DataError",
+    "DownloadError",
     "Error",
     "Interrupted",
     "MissingExtra",
@@ -70,7 +72,16 @@ if TYPE_CHECKING:
     from resnetv2.config import ResNetV2Config, list_models
     from resnetv2.creation import create_model
     from resnetv2.digits import demo
-    from resnetv2.errors import ConfigError, ConvertError, DataError, Error, Interrupted, MissingExtra, ModelFileError
+    from resnetv2.errors import (
+        ConfigError,
+        ConvertError,
+        DataError,
+        DownloadError,
+        Error,
+        Interrupted,
+        MissingExtra,
+        ModelFileError,
+    )
     from resnetv2.evaluation.run import evaluate
     from resnetv2.inference import Classifier, Prediction, info, load, predict, verify
     from resnetv2.model import ResNetV2
