@@ -23,6 +23,7 @@ GOLDEN = Path(__file__).parent / "golden"
 FLOAT32 = 1e-5  # of the largest number: 50 layers of float32 sums in another order make 1e-6 of it
 NETWORKS = {  # file of answers: publisher, dialect, and the axis of the output channels in its layout
     "gluon": ("gluon", "gluon", 0),
+    "symbol": ("symbol", "symbol", 0),
 }
 
 
@@ -32,6 +33,12 @@ def weights_of(publisher, config, out_axis):
     rules = publisher.rules(config)
     theirs = {r.theirs: value_of(r.theirs, their_shape(r, shapes[r.ours]), out_axis) for r in rules}
     return read(theirs, rules, config)
+
+
+def model_of(config, weights):
+    model = ResNetV2(config).eval()
+    model.load_state_dict({n: torch.from_numpy(v) for n, v in weights.items()}, strict=False)
+    return model
 
 
 def difference(got, expected):
@@ -44,8 +51,7 @@ def test_the_network_answers_as_its_publishers_code_did(name):
     publisher, dialect, out_axis = NETWORKS[name]
     config = architecture("resnet50v2", dialect, num_classes=CLASSES)
     weights = weights_of(PUBLISHERS[publisher], config, out_axis)
-    model = ResNetV2(config).eval()
-    model.load_state_dict({n: torch.from_numpy(v) for n, v in weights.items()}, strict=False)
+    model = model_of(config, weights)
     golden = dict(np.load(GOLDEN / f"{name}.npz"))
     for size in SIZES:
         with torch.inference_mode():
@@ -55,3 +61,22 @@ def test_the_network_answers_as_its_publishers_code_did(name):
             expected = golden[f"map{number}.{size}"]
             assert difference(thin(feature_map.numpy()), expected) <= FLOAT32, f"map {number} at {size}"
         assert difference(logits.numpy(), golden[f"logits.{size}"]) <= FLOAT32, f"logits at {size}"
+
+
+@pytest.mark.parametrize("name", ["resnet18v2", "resnet34v2", "resnet101v2", "resnet152v2"])
+def test_gluons_other_depths_answer_as_mxnet_did(name):
+    config = architecture(name, "gluon", num_classes=CLASSES)
+    model = model_of(config, weights_of(PUBLISHERS["gluon"], config, 0))
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(pictures(224))).numpy()
+    assert difference(logits, np.load(GOLDEN / "gluon-depths.npz")[name]) <= FLOAT32
+
+
+@pytest.mark.parametrize(("name", "stored"), [("gluon", "features.0.gamma"), ("symbol", "arg:bn_data_gamma")])
+def test_mxnet_did_not_use_the_scale_that_it_stored_for_the_pixels(name, stored):
+    config = architecture("resnet50v2", name, num_classes=CLASSES)
+    weights = weights_of(PUBLISHERS[name], config, 0)
+    weights["input_norm.weight"] = value_of(stored, (3,))
+    with torch.inference_mode():
+        logits = model_of(config, weights)(torch.from_numpy(pictures(224))).numpy()
+    assert difference(logits, np.load(GOLDEN / f"{name}.npz")["logits.224"]) > 100 * FLOAT32
