@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from resnetv2.config import architecture
+from resnetv2.conversion.publisher import Geometry, Publisher, always, name_modules
 from resnetv2.conversion.recognition import PUBLISHERS
 from resnetv2.conversion.rules import read, their_shape
 from resnetv2.model import ResNetV2
@@ -24,7 +25,37 @@ FLOAT32 = 1e-5  # of the largest number: 50 layers of float32 sums in another or
 NETWORKS = {  # file of answers: publisher, dialect, and the axis of the output channels in its layout
     "gluon": ("gluon", "gluon", 0),
     "symbol": ("symbol", "symbol", 0),
+    "haiku": ("haiku", "haiku", -1),
 }
+
+
+def haiku_names(config):
+    def unit(stage, number, part):
+        kind = "batchnorm" if part.startswith("norm") else "conv"
+        module = "shortcut_conv" if part == "downsample.conv" else f"{kind}_{int(part[-1]) - 1}"
+        return f"block_group_{stage}/~/block_{number}/~/{module}"
+
+    return name_modules(config, {"stem.conv": "initial_conv", "norm": "final_batchnorm", "head.fc": "logits"}, unit)
+
+
+HAIKU = Publisher(  # of code alone: there are no weights to read
+    name="haiku",
+    title="Haiku",
+    style={
+        "conv": {"weight": ("{}/w", "conv")},
+        "norm": {
+            "weight": ("{}/scale", "same"),
+            "bias": ("{}/offset", "same"),
+            "running_mean": ("{}/~/mean_ema/average", "same"),
+            "running_var": ("{}/~/var_ema/average", "same"),
+        },
+        "dense": {"weight": ("{}/w", "dense"), "bias": ("{}/b", "same")},
+    },
+    names=haiku_names,
+    dialects=always("haiku"),
+    geometry=lambda config: Geometry(None, ""),
+)
+KNOWN = {**PUBLISHERS, "haiku": HAIKU}
 
 
 def weights_of(publisher, config, out_axis):
@@ -50,7 +81,7 @@ def difference(got, expected):
 def test_the_network_answers_as_its_publishers_code_did(name):
     publisher, dialect, out_axis = NETWORKS[name]
     config = architecture("resnet50v2", dialect, num_classes=CLASSES)
-    weights = weights_of(PUBLISHERS[publisher], config, out_axis)
+    weights = weights_of(KNOWN[publisher], config, out_axis)
     model = model_of(config, weights)
     golden = dict(np.load(GOLDEN / f"{name}.npz"))
     for size in SIZES:
@@ -63,13 +94,17 @@ def test_the_network_answers_as_its_publishers_code_did(name):
         assert difference(logits.numpy(), golden[f"logits.{size}"]) <= FLOAT32, f"logits at {size}"
 
 
-@pytest.mark.parametrize("name", ["resnet18v2", "resnet34v2", "resnet101v2", "resnet152v2"])
-def test_gluons_other_depths_answer_as_mxnet_did(name):
-    config = architecture(name, "gluon", num_classes=CLASSES)
-    model = model_of(config, weights_of(PUBLISHERS["gluon"], config, 0))
+@pytest.mark.parametrize(
+    ("publisher", "name"),
+    [("gluon", f"resnet{depth}v2") for depth in (18, 34, 101, 152)] + [("haiku", f"resnet{n}v2") for n in (18, 101)],
+)
+def test_other_depths_answer_as_their_publishers_code_did(publisher, name):
+    _, dialect, out_axis = NETWORKS[publisher]
+    config = architecture(name, dialect, num_classes=CLASSES)
+    model = model_of(config, weights_of(KNOWN[publisher], config, out_axis))
     with torch.inference_mode():
         logits = model(torch.from_numpy(pictures(224))).numpy()
-    assert difference(logits, np.load(GOLDEN / "gluon-depths.npz")[name]) <= FLOAT32
+    assert difference(logits, np.load(GOLDEN / f"{publisher}-depths.npz")[name]) <= FLOAT32
 
 
 @pytest.mark.parametrize(("name", "stored"), [("gluon", "features.0.gamma"), ("symbol", "arg:bn_data_gamma")])
