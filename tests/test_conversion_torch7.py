@@ -231,6 +231,7 @@ def test_facebooks_module_tree_answers_the_same(bottleneck, bias, flat, tmp_path
     shape = {"depths": (2, 1, 2, 1), "width_factor": 0.25, "num_classes": 5}
     name = "resnet50v2" if bottleneck else "resnet18v2"
     assert checkpoint.config == architecture(name, "torch7", **shape, **biases)
+    assert checkpoint.preprocessing.mean == (123.675, 116.28, 103.53)
     assert "1.gradWeight" in checkpoint.provenance["left_out"]
     model = ResNetV2(checkpoint.config).eval()
     model.load_state_dict({n: torch.from_numpy(v) for n, v in checkpoint.weights.items()}, strict=False)

@@ -1,6 +1,6 @@
 """What MXNet's exporter to ONNX makes of Gluon's resnet50_v2: resnet50_v2.onnx, its initializers without numbers.
 
-Needs MXNet 1.9.1 with NumPy below 1.24, and onnx 1.13.1.
+Kept as tests/golden/gluon.onnx. Needs MXNet 1.9.1 with NumPy below 1.24, and onnx 1.13.1.
 """
 
 import mxnet

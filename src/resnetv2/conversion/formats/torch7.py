@@ -20,7 +20,7 @@ from resnetv2.errors import ConvertError
 
 _NIL, _NUMBER, _STRING, _TABLE, _OBJECT, _BOOLEAN, _FUNCTION = range(7)
 _FUNCTIONS = (7, 8)  # with upvalues, and a number by which they can be referred to
-_MAX_OBJECTS = 2_000_000  # twenty times those of 200 layers with their gradients
+_MAX_OBJECTS = 1_000_000  # a hundred times those of 200 layers
 _MAX_DEPTH = 100  # of objects in objects; a unit's convolution is the 16th
 _ARRAY = re.compile(r"torch\.(Byte|Char|Short|Int|Long|Float|Double|Half|Cuda(?:[A-Z][a-z]+)?)(Tensor|Storage)")
 _DTYPES = {
