@@ -1,11 +1,13 @@
-"""MXNet before Gluon: tornadomeet/ResNet's resnet-50, resnet-50-0000.params and its answers. Needs MXNet 1.9.1.
+"""MXNet before Gluon: tornadomeet/ResNet's resnet-50, resnet-50-0000.params and its answers; depths.npz, resnet-18's.
 
-The scale of the norm on the pixels is stored as numbers other than 1, and MXNet ignores them (fix_gamma).
+Needs MXNet 1.9.1 with NumPy below 1.24. The scale of the norm on the pixels is stored as numbers other than 1, and
+MXNet ignores them (fix_gamma).
 """
 
 import mxnet
+import numpy as np
 from mxnet import symbol
-from values import CLASSES, folder, value_of, write_answers
+from values import CLASSES, folder, pictures, value_of, write_answers
 
 
 def norm(x, name):
@@ -21,27 +23,41 @@ def convolution(x, filters, kernel, stride, name):
     return symbol.Convolution(x, num_filter=filters, no_bias=True, name=name, **sizes)
 
 
-def unit(x, filters, stride, name, project):
-    """Return one bottleneck; the first of every stage projects its shortcut."""
+def bottleneck(x, filters, stride, name):
+    """Return the branch of one unit and what its projection would read."""
     first = norm(x, f"{name}_bn1")
     y = convolution(first, filters // 4, 1, 1, f"{name}_conv1")
     y = convolution(norm(y, f"{name}_bn2"), filters // 4, 3, stride, f"{name}_conv2")
-    y = convolution(norm(y, f"{name}_bn3"), filters, 1, 1, f"{name}_conv3")
-    return y + (convolution(first, filters, 1, stride, f"{name}_sc") if project else x)
+    return convolution(norm(y, f"{name}_bn3"), filters, 1, 1, f"{name}_conv3"), first
 
 
-def resnet50():
-    """Return the symbol of the logits and those of the maps before each strided unit and at the end."""
+def basic(x, filters, stride, name):
+    """Return the branch of one unit and what its projection would read."""
+    first = norm(x, f"{name}_bn1")
+    y = convolution(first, filters, 3, stride, f"{name}_conv1")
+    return convolution(norm(y, f"{name}_bn2"), filters, 3, 1, f"{name}_conv2"), first
+
+
+def resnet(depths, unit, filters):
+    """Return the symbol of the logits and those of the maps before each strided unit and at the end.
+
+    Args:
+        depths: units in each stage.
+        unit: ``bottleneck`` or ``basic``; the first of every stage projects its shortcut.
+        filters: of the first stage.
+    """
     x = norm(symbol.Variable("data"), "bn_data")
     x = norm(convolution(x, 64, 7, 2, "conv0"), "bn0")
     x = symbol.Pooling(x, kernel=(3, 3), stride=(2, 2), pad=(1, 1), pool_type="max")
     maps = []
-    for stage, depth in enumerate((3, 4, 6, 3), 1):
+    for stage, depth in enumerate(depths, 1):
         for number in range(1, depth + 1):
             stride = 2 if stage > 1 and number == 1 else 1
             if stride == 2:
                 maps.append(x)
-            x = unit(x, 128 << stage, stride, f"stage{stage}_unit{number}", number == 1)
+            name, width = f"stage{stage}_unit{number}", filters << stage - 1
+            y, first = unit(x, width, stride, name)
+            x = y + (convolution(first, width, 1, stride, f"{name}_sc") if number == 1 else x)
     maps.append(norm(x, "bn1"))
     pooled = symbol.Pooling(maps[-1], global_pool=True, kernel=(7, 7), pool_type="avg")
     return symbol.FullyConnected(symbol.Flatten(pooled), num_hidden=CLASSES, name="fc1"), maps
@@ -61,8 +77,8 @@ def parameters(network):
     return found
 
 
-def answers(outputs):
-    """Return a function from pictures to the values of some symbols."""
+def answers(logits, outputs):
+    """Return a function from pictures to the values of some symbols of a network."""
 
     def answer(x):
         arguments, statistics = parameters(logits)
@@ -73,7 +89,9 @@ def answers(outputs):
     return answer
 
 
-logits, feature_maps = resnet50()
-trained = symbol.SoftmaxOutput(logits, name="softmax")
-mxnet.model.save_checkpoint(str(folder() / "resnet-50"), 0, trained, *parameters(logits))
-write_answers(lambda x: answers([logits])(x)[0], answers(feature_maps))
+resnet50, feature_maps = resnet((3, 4, 6, 3), bottleneck, 256)
+trained = symbol.SoftmaxOutput(resnet50, name="softmax")
+mxnet.model.save_checkpoint(str(folder() / "resnet-50"), 0, trained, *parameters(resnet50))
+write_answers(lambda x: answers(resnet50, [resnet50])(x)[0], answers(resnet50, feature_maps))
+resnet18, _ = resnet((2, 2, 2, 2), basic, 64)
+np.savez(folder() / "depths.npz", resnet18v2=answers(resnet18, [resnet18])(pictures(224))[0])
