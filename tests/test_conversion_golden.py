@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from resnetv2.config import architecture
+from resnetv2.conversion.publisher import Geometry, Publisher, always, name_modules
 from resnetv2.conversion.recognition import PUBLISHERS
 from resnetv2.conversion.rules import read, their_shape
 from resnetv2.model import ResNetV2
@@ -23,7 +24,39 @@ GOLDEN = Path(__file__).parent / "golden"
 FLOAT32 = 1e-5  # of the largest number: 50 layers of float32 sums in another order make 1e-6 of it
 NETWORKS = {  # file of answers: publisher, dialect, and the axis of the output channels in its layout
     "gluon": ("gluon", "gluon", 0),
+    "symbol": ("symbol", "symbol", 0),
+    "haiku": ("haiku", "haiku", -1),
 }
+DEPTHS = {"gluon": (18, 34, 101, 152), "symbol": (18,), "haiku": (18, 101)}  # with answers at 224 pixels
+
+
+def haiku_names(config):
+    def unit(stage, number, part):
+        kind = "batchnorm" if part.startswith("norm") else "conv"
+        module = "shortcut_conv" if part == "downsample.conv" else f"{kind}_{int(part[-1]) - 1}"
+        return f"block_group_{stage}/~/block_{number}/~/{module}"
+
+    return name_modules(config, {"stem.conv": "initial_conv", "norm": "final_batchnorm", "head.fc": "logits"}, unit)
+
+
+HAIKU = Publisher(  # of code alone: there are no weights to read
+    name="haiku",
+    title="Haiku",
+    style={
+        "conv": {"weight": ("{}/w", "conv")},
+        "norm": {
+            "weight": ("{}/scale", "same"),
+            "bias": ("{}/offset", "same"),
+            "running_mean": ("{}/~/mean_ema/average", "same"),
+            "running_var": ("{}/~/var_ema/average", "same"),
+        },
+        "dense": {"weight": ("{}/w", "dense"), "bias": ("{}/b", "same")},
+    },
+    names=haiku_names,
+    dialects=always("haiku"),
+    geometry=lambda config: Geometry(None, ""),
+)
+KNOWN = {**PUBLISHERS, "haiku": HAIKU}
 
 
 def weights_of(publisher, config, out_axis):
@@ -32,6 +65,12 @@ def weights_of(publisher, config, out_axis):
     rules = publisher.rules(config)
     theirs = {r.theirs: value_of(r.theirs, their_shape(r, shapes[r.ours]), out_axis) for r in rules}
     return read(theirs, rules, config)
+
+
+def model_of(config, weights):
+    model = ResNetV2(config).eval()
+    model.load_state_dict({n: torch.from_numpy(v) for n, v in weights.items()}, strict=False)
+    return model
 
 
 def difference(got, expected):
@@ -43,9 +82,8 @@ def difference(got, expected):
 def test_the_network_answers_as_its_publishers_code_did(name):
     publisher, dialect, out_axis = NETWORKS[name]
     config = architecture("resnet50v2", dialect, num_classes=CLASSES)
-    weights = weights_of(PUBLISHERS[publisher], config, out_axis)
-    model = ResNetV2(config).eval()
-    model.load_state_dict({n: torch.from_numpy(v) for n, v in weights.items()}, strict=False)
+    weights = weights_of(KNOWN[publisher], config, out_axis)
+    model = model_of(config, weights)
     golden = dict(np.load(GOLDEN / f"{name}.npz"))
     for size in SIZES:
         with torch.inference_mode():
@@ -55,3 +93,23 @@ def test_the_network_answers_as_its_publishers_code_did(name):
             expected = golden[f"map{number}.{size}"]
             assert difference(thin(feature_map.numpy()), expected) <= FLOAT32, f"map {number} at {size}"
         assert difference(logits.numpy(), golden[f"logits.{size}"]) <= FLOAT32, f"logits at {size}"
+
+
+@pytest.mark.parametrize(("publisher", "name"), [(p, f"resnet{n}v2") for p, depths in DEPTHS.items() for n in depths])
+def test_other_depths_answer_as_their_publishers_code_did(publisher, name):
+    _, dialect, out_axis = NETWORKS[publisher]
+    config = architecture(name, dialect, num_classes=CLASSES)
+    model = model_of(config, weights_of(KNOWN[publisher], config, out_axis))
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(pictures(224))).numpy()
+    assert difference(logits, np.load(GOLDEN / f"{publisher}-depths.npz")[name]) <= FLOAT32
+
+
+@pytest.mark.parametrize(("name", "stored"), [("gluon", "features.0.gamma"), ("symbol", "arg:bn_data_gamma")])
+def test_mxnet_did_not_use_the_scale_that_it_stored_for_the_pixels(name, stored):
+    config = architecture("resnet50v2", name, num_classes=CLASSES)
+    weights = weights_of(PUBLISHERS[name], config, 0)
+    weights["input_norm.weight"] = value_of(stored, (3,))
+    with torch.inference_mode():
+        logits = model_of(config, weights)(torch.from_numpy(pictures(224))).numpy()
+    assert difference(logits, np.load(GOLDEN / f"{name}.npz")["logits.224"]) > 100 * FLOAT32

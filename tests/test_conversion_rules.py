@@ -33,6 +33,8 @@ PUBLISHED = [  # publisher, architecture, dialect, changes
     ("huggingface", "resnet50v2", "bit", {"weight_std_eps": 1e-8}),
     *[(p, name, "gluon", {}) for p in ("gluon", "onnx-zoo") for name in (*BASIC, *BOTTLENECKS[:3])],
     *[("symbol", name, "symbol", {}) for name in (*BASIC, *BOTTLENECKS)],
+    *[("torch7", name, "torch7", {}) for name in ("resnet18v2", "resnet200v2")],
+    ("torch7", "resnet200v2", "torch7", {"stem_bias": True, "out_bias": True}),
     *[("pytorchcv", name, "pytorchcv-b", {}) for name in (*BASIC, *BOTTLENECKS)],
     *[("pytorchcv", name, "pytorchcv", {}) for name in BOTTLENECKS],
     ("pytorchcv", "resnet50v2", "pytorchcv-b", {"depths": (3, 30, 48, 8)}),

@@ -192,7 +192,7 @@ DIALECTS: dict[str, dict[str, Any]] = {
         "out_bias": True,
     },
     "torch7": {"stem_norm": True, "projection_input": "raw"},
-    "haiku": {"stem_pool": "same", "same_padding": True, "projection": "always"},
+    "haiku": {"stem_pool": "same", "same_padding": True},
 }
 
 _D = {"stem": "deep", "projection_pool": True}

@@ -48,7 +48,8 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path | str, source: str = "auto", variant: str = "as-shipped") -> Checkpoint:
-    """Read a publisher's file: safetensors, npz, Keras's .h5 and .keras, ONNX, MXNet's .params, PyTorch's .pth.
+    """Read a publisher's file: safetensors, npz, Keras's .h5 and .keras, ONNX, MXNet's .params, PyTorch's .pth,
+    Torch's .t7.
 
     The network is recognised by the names and shapes of the tensors, and every tensor must have its place in it. A
     TensorFlow checkpoint is read from an npz of its variables by their names.

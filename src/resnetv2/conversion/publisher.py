@@ -63,6 +63,7 @@ class Publisher:
     ignored: str = r"(?!)"  # names of tensors that are no weights, as a pattern; by default none
     as_trained: tuple[dict[str, Any], Geometry] | None = None  # config fields and pictures the weights were trained with
     background: bool = False  # class 0 of 1001 is the background
+    prepare: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = dict  # takes in what our network has no place for
 
     def tidy(self, source: Tensors) -> tuple[dict[str, np.ndarray], list[str]]:
         """Return the weights by their plain names, and the names of the known extras that were left out.
@@ -84,7 +85,7 @@ class Publisher:
                 weights[plain] = value
         if twice:
             raise ConvertError(f"{self.title}: names that mean the same tensor twice: {', '.join(twice[:12])}")
-        return weights, extras
+        return self.prepare(weights), extras
 
     def rules(self, config: ResNetV2Config) -> list[Rule]:
         """Return the table that leads from their tensors to those of ``ResNetV2(config)``."""

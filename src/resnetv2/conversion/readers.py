@@ -17,6 +17,7 @@ from resnetv2.conversion.formats.npz import read_npz
 from resnetv2.conversion.formats.onnx import read_onnx
 from resnetv2.conversion.formats.params import MAGIC, read_params
 from resnetv2.conversion.formats.pickled import read_pickled
+from resnetv2.conversion.formats.torch7 import detect_torch7, read_torch7
 from resnetv2.errors import ConvertError, Error
 
 _DAMAGE = (
@@ -56,6 +57,7 @@ READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
     "onnx": read_onnx,
     "params": read_params,
     "pytorch": read_pickled,
+    "torch7": read_torch7,
 }
 
 
@@ -97,6 +99,8 @@ def detect(path: Path) -> str:
         return "safetensors"
     if start.startswith(MAGIC):
         return "params"
+    if detect_torch7(start):
+        return "torch7"
     if start[:1] == b"\x80":  # a pickle, as PyTorch wrote it before 1.6
         return "pytorch"
     if path.suffix == ".onnx":  # a protobuf message has no mark of its own

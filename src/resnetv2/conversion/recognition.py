@@ -16,6 +16,7 @@ from resnetv2.conversion.pytorchcv import PYTORCHCV
 from resnetv2.conversion.rules import misfits, report
 from resnetv2.conversion.tensorflow import BIT, OFFICIAL, SLIM
 from resnetv2.conversion.timm import TIMM
+from resnetv2.conversion.torch7 import TORCH7
 from resnetv2.errors import ConfigError, ConvertError, unknown
 from resnetv2.shapes import tensor_shapes
 
@@ -36,6 +37,7 @@ PUBLISHERS = {
         ONNX_ZOO,
         SYMBOL,
         PYTORCHCV,
+        TORCH7,
     )
 }
 

@@ -15,6 +15,7 @@ from resnetv2.conversion.formats.hdf5 import write_legacy_keras
 from resnetv2.conversion.publisher import Publisher
 from resnetv2.conversion.recognition import PUBLISHERS
 from resnetv2.conversion.rules import write
+from resnetv2.conversion.zoo import write_zoo
 from resnetv2.errors import ConvertError, unknown
 from resnetv2.files import replace_file
 
@@ -28,11 +29,11 @@ def write_checkpoint(path: Path | str, config: ResNetV2Config, weights: Mapping[
         path: the file; an old one of this name is replaced.
         config: the network that the weights are for; it must be one the publisher has.
         weights: float arrays by the names in ``ResNetV2(config)``, whole.
-        target: "timm" and "huggingface" (.safetensors), "bit" (.npz) or "keras" (the legacy .h5).
+        target: "timm" and "huggingface" (.safetensors), "bit" (.npz), "keras" (the legacy .h5) or "onnx-zoo" (.onnx).
 
     Raises:
         ConvertError: the publisher has no such network, or the weights are not whole.
-        MissingExtra: "keras" needs h5py.
+        MissingExtra: "keras" needs h5py, "onnx-zoo" needs onnx.
         Error: the file system refused.
     """
     if target not in WRITERS:
@@ -76,6 +77,7 @@ WRITERS: dict[str, Callable[[Path, Mapping[str, np.ndarray]], None]] = {
     "huggingface": _write_safetensors,
     "bit": _write_npz,
     "keras": write_legacy_keras,
+    "onnx-zoo": write_zoo,
 }
 
 ENDINGS = {"timm": ".safetensors", "huggingface": ".safetensors", "bit": ".npz", "keras": ".h5"}
