@@ -80,4 +80,4 @@ WRITERS: dict[str, Callable[[Path, Mapping[str, np.ndarray]], None]] = {
     "onnx-zoo": write_zoo,
 }
 
-ENDINGS = {"timm": ".safetensors", "huggingface": ".safetensors", "bit": ".npz", "keras": ".h5"}
+ENDINGS = {"timm": ".safetensors", "huggingface": ".safetensors", "bit": ".npz", "keras": ".h5", "onnx-zoo": ".onnx"}
