@@ -23,6 +23,8 @@ GOLDEN = Path(__file__).parent / "golden"
 FLOAT32 = 1e-5  # of the largest number: 50 layers of float32 sums in another order make 1e-6 of it
 NETWORKS = {  # file of answers: publisher, dialect, and the axis of the output channels in its layout
     "gluon": ("gluon", "gluon", 0),
+    "official": ("official", "official", -1),
+    "slim": ("slim", "slim", -1),
 }
 
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from resnetv2.config import ResNetV2Config
-from resnetv2.conversion.readers import read_tensors
+from resnetv2.conversion.location import files_of, locate
+from resnetv2.conversion.readers import is_checkpoint, read_tensors
 from resnetv2.conversion.recognition import choose
 from resnetv2.conversion.rules import read
 from resnetv2.errors import ConvertError
@@ -26,16 +27,18 @@ class Checkpoint(NamedTuple):
 
 
 def read_checkpoint(path: Path | str, source: str = "auto") -> Checkpoint:
-    """Read a publisher's file: safetensors, npz, Keras's .h5 and .keras, ONNX, MXNet's .params, PyTorch's .pth.
+    """Read a publisher's file: safetensors, npz, Keras's .h5 and .keras, ONNX, MXNet's .params, PyTorch's .pth,
+    TensorFlow's checkpoints and SavedModels; or a .tar, .tar.gz or .zip that holds exactly one of them.
 
-    The network is recognised by the names and shapes of the tensors, and every tensor must have its place in it. A
-    TensorFlow checkpoint is read from an npz of its variables by their names.
+    The network is recognised by the names and shapes of the tensors, and every tensor must have its place in it.
+    float16 and bfloat16 become float32, which holds them exactly; float64 stays.
 
     ``preprocessing`` is the publisher's where it can be said exactly or nearly; provenance["preprocessing"] says what
     is assumed or differs, and is empty where nothing is. It is None for TF-Slim, which crops before it resizes.
 
     Args:
-        path: the file; read only.
+        path: the file, a folder with exactly one checkpoint in or below it, or the prefix of a TensorFlow checkpoint;
+            read only. provenance["sha256"] is of its bytes, those of an index before those of its data.
         source: "auto", a publisher such as "keras", or with its dialect where files do not tell two networks apart:
             "pytorchcv:pytorchcv" (stride in the first convolution) or "pytorchcv:pytorchcv-b".
 
@@ -43,7 +46,7 @@ def read_checkpoint(path: Path | str, source: str = "auto") -> Checkpoint:
         ConvertError: missing, damaged, hostile, not recognised, ambiguous, or not whole.
         MissingExtra: HDF5 needs h5py, PyTorch's pickles need torch.
     """
-    path = Path(path)
+    path = locate(Path(path), is_checkpoint)
     kind, tensors = read_tensors(path)
     try:
         found = choose(tensors, source)
@@ -52,15 +55,17 @@ def read_checkpoint(path: Path | str, source: str = "auto") -> Checkpoint:
     except ConvertError as error:
         raise ConvertError(f"{path}: {error}") from error
     geometry = found.publisher.geometry(found.config)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for part in files_of(path):
+        with part.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
     provenance = {
         "source": found.source,
         "publisher": found.publisher.title,
         "dialect": found.dialect,
         "file": path.name,
         "format": kind,
-        "sha256": digest,
+        "sha256": digest.hexdigest(),
         "reason": found.reason,
         "left_out": extras,
         "preprocessing": geometry.caveat,
