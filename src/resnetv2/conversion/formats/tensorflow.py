@@ -105,15 +105,16 @@ def _read_bundle(path: Path, header: Message, entries: Mapping[str, Message]) ->
     shards = _shards(path, header)
     _refuse_partitioned([name for name, entry in entries.items() if 7 in entry])
     full_names = _full_names(shards, entries[_GRAPH]) if _GRAPH in entries else {}
+    held = sum(shard.stat().st_size for shard in shards)
     budget, tensors = Budget(), {}
     for key, entry in entries.items():
         kind = entry.number(1)
         if kind != _STRING:
             name = full_names.get(key, key)
             stored, shape, size = _claim(name, kind, Message(entry.bytes(2)), budget)
+            if entry.number(5) != size or budget.bytes > held:
+                raise ConvertError(f"{name[:80]} claims {size:,} bytes and has {entry.number(5):,}, or shares them")
             data = _stored_bytes(name, shards, entry)
-            if len(data) != size:
-                raise ConvertError(f"{name[:80]} claims {size:,} bytes and has {len(data):,}")
             _compare(name, entry, data)
             tensors[name] = _shaped(np.frombuffer(data, stored.dtype), kind, shape)
     return tensors
