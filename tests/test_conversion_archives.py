@@ -1,5 +1,6 @@
 """Checkpoints in the archives and folders they are published in, and archives that mean harm."""
 
+import contextlib
 import gzip
 import io
 import tarfile
@@ -108,7 +109,7 @@ def test_an_archive_cut_anywhere_is_an_error(ending, tmp_path):
         pack_tar(path, "v1", mode="w:gz" if ending == "tar.gz" else "w")
     data = path.read_bytes()
     end = data.rindex(b"\xdb") if ending == "tar" else len(data)  # a tar's last blocks are empty
-    for length in range(0, end, 13):
+    for length in range(0, end, 29):
         path.write_bytes(data[:length])
         with pytest.raises(ConvertError, match=r"x\."):
             read_tensors(path)
@@ -121,14 +122,12 @@ def test_flipped_bits_in_an_archive_are_an_error_or_change_nothing(ending, tmp_p
     data = path.read_bytes()
     whole = read_tensors(path)[1]
     generator = np.random.default_rng(0)
-    for place in range(0, len(data), 3):
+    for place in range(0, len(data), 5):
         broken = bytearray(data)
         broken[place] ^= 1 << generator.integers(8)
         path.write_bytes(broken)
-        try:
+        with contextlib.suppress(ConvertError):
             same(read_tensors(path)[1], whole)
-        except ConvertError:
-            pass
 
 
 # --- archives that mean harm ------------------------------------------------------------------------------------------

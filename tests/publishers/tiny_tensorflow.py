@@ -4,10 +4,10 @@ Run as ``python tests/publishers/tiny_tensorflow.py FOLDER``. Beside them, expec
 """
 
 import numpy as np
-import tensorflow as tf2
+import tensorflow as tf
 from values import folder
 
-tf = tf2.compat.v1
+v1 = tf.compat.v1
 VALUES = {
     "scope/weights": np.linspace(-1, 1, 24, dtype=np.float32).reshape(1, 2, 3, 4),
     "scope/more": np.linspace(2, 3, 5, dtype=np.float32),
@@ -22,52 +22,48 @@ VALUES = {
 
 
 def save(name, variables, version="V2", shards=False):
-    """Save initial values below FOLDER/NAME by TensorFlow 1's saver."""
-    path = folder() / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tf.Session() as session:
-        session.run(tf.global_variables_initializer())
-        saver = tf.train.Saver(variables, write_version=getattr(tf.train.SaverDef, version), sharded=shards)
+    """Save initial values below FOLDER/NAME by TensorFlow 1's saver, shards=True: a file of data for each device."""
+    path = folder() / name / "model.ckpt"
+    path.parent.mkdir()
+    with v1.Session(config=v1.ConfigProto(device_count={"CPU": 2})) as session:
+        session.run(v1.global_variables_initializer())
+        saver = v1.train.Saver(variables, write_version=getattr(v1.train.SaverDef, version), sharded=shards)
         saver.save(session, str(path), write_meta_graph=False, write_state=False)
+
+
+def variable(name, device=0):
+    with tf.device(f"/job:localhost/task:0/device:CPU:{device}"):
+        return v1.get_variable(name, initializer=VALUES[name], use_resource=False)
 
 
 np.savez(folder() / "expected.npz", **VALUES)
 with tf.Graph().as_default():
-    variables = [tf.get_variable(name, initializer=value, use_resource=False) for name, value in VALUES.items()]
-    save("v2/model.ckpt", variables)
-    save("v1/model.ckpt", variables, "V1")
+    variables = [variable(name) for name in VALUES]
+    save("v2", variables)
+    save("v1", variables, "V1")
 
-with tf.Graph().as_default():  # two devices are two files of data
-    variables = []
-    for device, name in enumerate(("scope/weights", "scope/more")):
-        with tf.device(f"/job:localhost/task:0/device:CPU:{device}"):
-            variables.append(tf.get_variable(name, initializer=VALUES[name], use_resource=False))
-    with tf.Session(config=tf.ConfigProto(device_count={"CPU": 2})) as session:
-        session.run(tf.global_variables_initializer())
-        saver = tf.train.Saver(variables, sharded=True)
-        (folder() / "sharded").mkdir()
-        saver.save(session, str(folder() / "sharded/model.ckpt"), write_meta_graph=False, write_state=False)
+with tf.Graph().as_default():
+    save("sharded", [variable("scope/weights", 0), variable("scope/more", 1)], shards=True)
 
-with tf.Graph().as_default():  # the only slice leaves out nothing
-    variables = [tf.get_variable("a", initializer=np.ones((4, 2), np.float32))]
-    parts = tf.get_variable(
-        "scope/parts", shape=(4, 2), initializer=tf.ones_initializer(), partitioner=tf.fixed_size_partitioner(2)
-    )
-    save("partitioned-v2/model.ckpt", [*variables, *parts])
-    save("partitioned-v1/model.ckpt", [*variables, *parts], "V1")
+with tf.Graph().as_default():
+    halves = v1.fixed_size_partitioner(2)
+    parts = v1.get_variable("scope/parts", (4, 2), initializer=v1.ones_initializer(), partitioner=halves)
+    variables = [variable("scope/more"), *parts]
+    save("partitioned-v2", variables)
+    save("partitioned-v1", variables, "V1")
 
 
-class Layer(tf2.Module):
+class Layer(tf.Module):
     """A variable whose key is another than its full name, one in bfloat16, and two that share their name."""
 
     def __init__(self):
         super().__init__()
-        self.attribute = tf2.Variable(VALUES["scope/weights"], name="scope/weights")
-        self.narrow = tf2.Variable(tf2.constant([1.5, -3e38], tf2.bfloat16), name="narrow")
-        self.first = tf2.Variable([1.0], name="twice")
-        self.second = tf2.Variable([2.0], name="twice")
+        self.attribute = tf.Variable(VALUES["scope/weights"], name="scope/weights")
+        self.narrow = tf.Variable(tf.constant([1.5, -3e38], tf.bfloat16), name="narrow")
+        self.first = tf.Variable([1.0], name="twice")
+        self.second = tf.Variable([2.0], name="twice")
 
 
 layer = Layer()
-tf2.train.Checkpoint(model=layer).write(str(folder() / "objects/model.ckpt"))
-tf2.saved_model.save(layer, str(folder() / "saved_model"))
+tf.train.Checkpoint(model=layer).write(str(folder() / "objects" / "model.ckpt"))
+tf.saved_model.save(layer, str(folder() / "saved_model"))
