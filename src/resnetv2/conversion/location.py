@@ -26,10 +26,14 @@ def locate(path: Path, is_checkpoint: Callable[[Path], bool]) -> Path:
         ConvertError: there is none, or more than one.
     """
     if path.is_dir():
-        return _only_checkpoint(path, is_checkpoint)
-    index = path.with_name(_SHARD.sub("", path.name) + INDEX)
-    if index.is_file() and (not path.exists() or _SHARD.search(path.name)):
-        return index
+        try:
+            return only_checkpoint(path, is_checkpoint)
+        except ConvertError as error:
+            raise ConvertError(f"{path} is a folder; {error}") from error
+    if not path.exists() or _SHARD.search(path.name):
+        index = path.with_name(_SHARD.sub("", path.name) + INDEX)
+        if index.is_file():
+            return index
     if not path.is_file():
         raise ConvertError(f"no such file: {path}")
     return path
@@ -40,13 +44,18 @@ def files_of(file: Path) -> list[Path]:
     return [file, *(shards_of(file) if file.suffix == INDEX else ())]
 
 
-def _only_checkpoint(folder: Path, is_checkpoint: Callable[[Path], bool]) -> Path:
+def only_checkpoint(folder: Path, is_checkpoint: Callable[[Path], bool]) -> Path:
+    """Return the one checkpoint in a folder or below it.
+
+    Raises:
+        ConvertError: there is none, there are more than one, which it names, or there are too many files to look at.
+    """
     paths = list(islice(folder.rglob("*"), _MAX_FILES + 1))
     if len(paths) > _MAX_FILES:
-        raise ConvertError(f"{folder} is a folder with more than {_MAX_FILES:,} files; give the checkpoint itself")
+        raise ConvertError(f"more than {_MAX_FILES:,} files are in it; give the checkpoint itself")
     found = [path for path in sorted(paths) if not _SHARD.search(path.name) and path.is_file() and is_checkpoint(path)]
     if len(found) != 1:
-        names = ", ".join(str(path.relative_to(folder)) for path in found[:12])
+        names = ", ".join(path.relative_to(folder).as_posix() for path in found[:12])
         held = f"{len(found)} checkpoints, give one of them: {names}" if found else "no checkpoint in a known format"
-        raise ConvertError(f"{folder.name} is a folder that holds {held}")
+        raise ConvertError(f"it holds {held}")
     return found[0]

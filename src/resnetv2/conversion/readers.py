@@ -25,7 +25,7 @@ from resnetv2.conversion.formats.params import MAGIC, read_params
 from resnetv2.conversion.formats.pickled import read_pickled
 from resnetv2.conversion.formats.sstable import MAGIC as SSTABLE
 from resnetv2.conversion.formats.tensorflow import read_tensorflow
-from resnetv2.conversion.location import files_of, locate
+from resnetv2.conversion.location import files_of, locate, only_checkpoint
 from resnetv2.errors import ConvertError, Error
 
 _DAMAGE = (
@@ -124,10 +124,8 @@ def _unpacked(file: Path) -> Iterator[Path]:
         yield file
         return
     with TemporaryDirectory() as folder:
-        inside = Path(folder) / "the archive"
-        inside.mkdir()
-        ARCHIVES[kind](file, inside)
-        yield locate(inside, is_checkpoint)
+        ARCHIVES[kind](file, Path(folder))
+        yield only_checkpoint(Path(folder), is_checkpoint)
 
 
 def is_checkpoint(file: Path) -> bool:
