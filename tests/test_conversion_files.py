@@ -230,7 +230,7 @@ def claim(shape, descr="<f4", data=b""):
         ([("a.npy", claim((1,), data=b"12345678"))], "claims 4 bytes and has 8"),
         ([("a.npy", claim((-1,)))], "no array of numbers"),
         ([("a.npy", npy(np.ones(1))), ("a.npy", npy(np.ones(2)))], "there twice"),
-        ([("../../etc/passwd", b"")], r"is no \.npy array"),
+        ([("a.npy", npy(np.ones(1))), ("../../etc/passwd", b"")], r"is no \.npy array"),
         ([("a.npy", b"\x93NUMPY\7\0")], "unknown .npy version"),
     ],
 )
@@ -280,9 +280,18 @@ def test_a_pytorch_file_may_wrap_its_tensors_in_a_state_dict_and_holds_bfloat16(
         read_tensors(tmp_path / "x.pth")
 
 
-def test_a_safetensors_file_in_bfloat16_is_an_error_because_numpy_lacks_it(tmp_path):
+def test_a_safetensors_file_in_bfloat16_gives_the_same_numbers_in_float32(tmp_path):
+    from safetensors.torch import save_file as save_torch
+
+    every = torch.arange(1 << 16, dtype=torch.int32).to(torch.uint16).view(torch.bfloat16).reshape(256, 256)
+    save_torch({"a": torch.ones(3), "w": every, "z": every[:0]}, tmp_path / "x.safetensors")
+    _, tensors = read_tensors(tmp_path / "x.safetensors")
+    same(tensors, {"a": np.ones(3, np.float32), "w": every.float().numpy(), "z": np.zeros((0, 256), np.float32)})
+
+
+def test_a_bfloat16_tensor_that_is_cut_is_an_error(tmp_path):
     header = json.dumps({"w": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
-    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"1234")
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"123")
     with pytest.raises(ConvertError, match=r"x\.safetensors"):
         read_tensors(tmp_path / "x.safetensors")
 

@@ -5,11 +5,13 @@ asymmetric padding equals the symmetric one, at 224 it does not.
 """
 
 import os
+import tarfile
 
 import numpy as np
 import pytest
 import torch
-from peers import import_timm, randomise
+from peers import import_timm, randomise, run_publisher
+from test_conversion_golden import assert_same_answers
 
 from resnetv2.conversion import read_checkpoint, write_checkpoint
 from resnetv2.errors import ConvertError
@@ -309,3 +311,22 @@ def test_onnxs_own_writer_and_this_reader_agree(tmp_path):
     )
     with pytest.raises(ValueError, match="kept in another file"):
         read_tensors(tmp_path / "y.onnx")
+
+
+# --- TensorFlow -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "prefix"), [("slim", "resnet_v2_50.ckpt"), ("official", "model.ckpt")])
+def test_tensorflows_networks_answer_the_same_from_each_of_its_files(name, prefix, tmp_path):
+    answers = run_publisher(name, tmp_path, "tensorflow, tf_slim")
+    with tarfile.open(tmp_path / "x.tar.gz", "w:gz", compresslevel=1) as archive:  # as both are published
+        archive.add(tmp_path / "v1" / prefix, prefix)
+    first = read_checkpoint(tmp_path / prefix)
+    assert (first.provenance["source"], first.provenance["left_out"]) == (name, ["global_step"])
+    assert_same_answers(first.config, first.weights, answers)
+    for path in (f"v1/{prefix}", "saved_model", "x.tar.gz"):
+        again = read_checkpoint(tmp_path / path)
+        assert (again.config, again.provenance["source"]) == (first.config, name)
+        assert again.weights.keys() == first.weights.keys()
+        for tensor, value in again.weights.items():
+            np.testing.assert_array_equal(value, first.weights[tensor], err_msg=f"{path}: {tensor}")

@@ -10,8 +10,9 @@ from typing import Any, Self
 import numpy as np
 
 from resnetv2.config import ResNetV2Config
+from resnetv2.conversion.location import files_of, locate
 from resnetv2.conversion.publisher import Geometry
-from resnetv2.conversion.readers import read_tensors
+from resnetv2.conversion.readers import is_checkpoint, read_tensors
 from resnetv2.conversion.recognition import Candidate, choose
 from resnetv2.conversion.rules import read
 from resnetv2.errors import ConvertError, unknown
@@ -49,16 +50,17 @@ class Checkpoint:
 
 def read_checkpoint(path: Path | str, source: str = "auto", variant: str = "as-shipped") -> Checkpoint:
     """Read a publisher's file: safetensors, npz, Keras's .h5 and .keras, ONNX, MXNet's .params, PyTorch's .pth,
-    Torch's .t7.
+    Torch's .t7, TensorFlow's checkpoints and SavedModels; or a .tar, .tar.gz or .zip that holds exactly one of them.
 
-    The network is recognised by the names and shapes of the tensors, and every tensor must have its place in it. A
-    TensorFlow checkpoint is read from an npz of its variables by their names.
+    The network is recognised by the names and shapes of the tensors, and every tensor must have its place in it.
+    float16 and bfloat16 become float32, which holds them exactly; float64 stays.
 
     ``preprocessing`` is the publisher's where it can be said exactly or nearly; provenance["preprocessing"] says what
     is assumed or differs, and is empty where nothing is.
 
     Args:
-        path: the file; read only.
+        path: the file, a folder with exactly one checkpoint in or below it, or the prefix of a TensorFlow checkpoint;
+            read only. provenance["sha256"] is of its bytes, those of an index before those of its data.
         source: "auto", a publisher such as "keras", or with its dialect where files do not tell two networks apart:
             "pytorchcv:pytorchcv" (stride in the first convolution) or "pytorchcv:pytorchcv-b".
         variant: "as-shipped": the graph of the publisher's code. "as-trained": the graph and the preprocessing that
@@ -68,9 +70,9 @@ def read_checkpoint(path: Path | str, source: str = "auto", variant: str = "as-s
         ConvertError: missing, damaged, hostile, not recognised, ambiguous, not whole, or without such a variant.
         MissingExtra: HDF5 needs h5py, PyTorch's pickles need torch.
     """
-    path = Path(path)
     if variant not in VARIANTS:
         raise ConvertError(unknown("variant", variant, VARIANTS))
+    path = locate(Path(path), is_checkpoint)
     kind, tensors = read_tensors(path)
     try:
         found = choose(tensors, source)
@@ -96,14 +98,12 @@ def read_checkpoint(path: Path | str, source: str = "auto", variant: str = "as-s
 
 
 def digest(path: Path) -> str:
-    """Return the SHA-256 of a file's bytes, or of a folder's files by name, as hex digits."""
-    if path.is_dir():
-        whole = hashlib.sha256()
-        for member in sorted(p for p in path.rglob("*") if p.is_file()):
-            whole.update(f"{member.relative_to(path).as_posix()}\0{digest(member)}\0".encode())
-        return whole.hexdigest()
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Return the SHA-256 of a located checkpoint's bytes, those of an index before those of its data, as hex digits."""
+    whole = hashlib.sha256()
+    for part in files_of(path):
+        with part.open("rb") as file:
+            hashlib.file_digest(file, lambda: whole)
+    return whole.hexdigest()
 
 
 def _variant(found: Candidate, variant: str) -> tuple[ResNetV2Config, Geometry]:

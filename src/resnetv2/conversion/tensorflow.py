@@ -84,8 +84,8 @@ SLIM = Publisher(
     names=_slim_names,
     dialects=always("slim"),
     geometry=_slim_geometry,
-    aliases=((r"^resnet_v2_\d+/", ""),),
-    ignored=r"^global_step$|/Momentum$|/ExponentialMovingAverage$",
+    aliases=((r"^(module(_\d+)?/)?resnet_v2_\d+/", ""),),  # module/: a network of TensorFlow Hub within another graph
+    ignored=r"^global_step$|/(Momentum|RMSProp(_1)?|ExponentialMovingAverage)$",
     background=True,
 )
 
