@@ -63,7 +63,9 @@ def main():
             path = write_file(target, folder)
             results = [convert(path, folder / "out.safetensors") for _ in range(repeats)]
             seconds, peaks = zip(*results, strict=True)
-            print(f"| convert {path.name} ({path.stat().st_size >> 20} MiB) | {spread(seconds, '.2f')} | {spread(peaks, '.0f')} |")
+            print(
+                f"| convert {path.name} ({path.stat().st_size >> 20} MiB) | {spread(seconds, '.2f')} | {spread(peaks, '.0f')} |"
+            )
         resnetv2.load(folder / "out.safetensors", device="cpu")  # imports torch
         seconds = []
         for _ in range(repeats):

@@ -32,7 +32,7 @@ _PUBLIC = {
     "evaluate": "evaluation.run",
     "fetch": "published",
     "info": "inference",
-    "list_models": "config",
+    "list_models": "weights.catalogue",
     "load": "inference",
     "predict": "inference",
     "train": "training.run",
@@ -69,7 +69,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from resnetv2.config import ResNetV2Config, list_models
+    from resnetv2.config import ResNetV2Config
     from resnetv2.creation import create_model
     from resnetv2.digits import demo
     from resnetv2.errors import (
@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     from resnetv2.published import convert, fetch
     from resnetv2.recipes import TrainConfig
     from resnetv2.training.run import train
+    from resnetv2.weights.catalogue import list_models
 
 
 def __getattr__(name: str) -> Any:
