@@ -68,7 +68,8 @@ def _applications(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
 
 
 def _hub(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
-    return Geometry(Preprocessing(), "KerasHub's bicubic filter is not antialiased, ours is")
+    text = "KerasHub lets its bicubic filter overshoot; here it is cut to 0 … 255"
+    return Geometry(Preprocessing(fit="square", sampling="half_pixel"), text)
 
 
 def _cv(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
