@@ -156,6 +156,8 @@ def _taps(interpolation: str, places: np.ndarray, side: int) -> tuple[np.ndarray
     Beyond the border there is nothing: what is within gets all of the weight.
     """
     reach = 1 if interpolation == "bilinear" else 2
+    if interpolation == "bicubic":  # TensorFlow looks these weights up in a table of 1024 steps a pixel
+        places = np.floor(places) + np.rint(places % 1 * 1024) / 1024
     indices = np.floor(places).astype(np.intp) + np.arange(1 - reach, 1 + reach)[:, None]
     distance = np.abs(places - indices)
     weights = 1 - distance

@@ -21,7 +21,7 @@ class Checkpoint(NamedTuple):
 
     config: ResNetV2Config
     weights: dict[str, np.ndarray]  # by their names in ``ResNetV2(config)``
-    preprocessing: Preprocessing  # how its publisher prepares pictures
+    preprocessing: Preprocessing | None  # None where ``Preprocessing`` cannot say what the publisher does
     provenance: dict[str, Any]  # plain values, fit for a model file's header
 
 
@@ -31,8 +31,8 @@ def read_checkpoint(path: Path | str, source: str = "auto") -> Checkpoint:
     The network is recognised by the names and shapes of the tensors, and every tensor must have its place in it. A
     TensorFlow checkpoint is read from an npz of its variables by their names.
 
-    ``preprocessing`` is the publisher's; provenance["preprocessing"] says what is assumed or differs, and is empty
-    where nothing is.
+    ``preprocessing`` is the publisher's where it can be said exactly or nearly; provenance["preprocessing"] says what
+    is assumed or differs, and is empty where nothing is.
 
     Args:
         path: the file; read only.
