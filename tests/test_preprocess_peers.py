@@ -13,12 +13,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from peers import import_timm
-from pictures import noise
+from pictures import encode, noise
 from PIL import Image
 
 from resnetv2.config import architecture
 from resnetv2.conversion.recognition import PUBLISHERS
-from resnetv2.preprocess import Preprocessing
+from resnetv2.preprocess import Preprocessing, open_picture
 
 sys.path.insert(0, str(Path(__file__).parent / "publishers"))
 from scenes import CROP, REAL, RESIZE, SMALL, scene, thin
@@ -162,3 +162,18 @@ def test_half_pixel_bilinear_is_torchs_interpolation_without_antialiasing(width,
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].double()
     expected = torch.nn.functional.interpolate(pixels, size=(size, size), mode="bilinear")[0].permute(1, 2, 0).numpy()
     assert np.abs(preprocessing(picture) - expected).max() <= HALF
+
+
+# --- decoders ---
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("quality", [75, 95])
+def test_tensorflow_decodes_a_jpeg_as_pillow_does_once_told_to_be_accurate(quality):
+    tensorflow = pytest.importorskip("tensorflow")
+    data = encode(noise(60, 40).resize((300, 200)), "JPEG", quality=quality)
+    ours = np.asarray(open_picture(data)).astype(int)
+    accurate = tensorflow.io.decode_jpeg(data, channels=3, dct_method="INTEGER_ACCURATE").numpy()
+    np.testing.assert_array_equal(accurate, ours)
+    coarse = tensorflow.io.decode_jpeg(data, channels=3).numpy()
+    assert 0 < np.abs(coarse - ours).mean() < 3  # its default is why answers to files may differ
