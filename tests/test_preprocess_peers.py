@@ -24,9 +24,7 @@ sys.path.insert(0, str(Path(__file__).parent / "publishers"))
 from scenes import CROP, REAL, RESIZE, SMALL, scene, thin
 
 GOLDEN = Path(__file__).parent / "golden"
-FLOAT32 = (
-    8e-3  # levels: in float32 the 500th pixel's place is off by up to 3e-5, on a slope of up to 255 levels a pixel
-)
+FLOAT32 = 8e-3  # levels: the 500th pixel's place in float32 is off by up to 3e-5, on slopes of up to 255 levels
 HALF = 0.5 + FLOAT32  # of a level: they keep the fractions that ours rounds
 ONE = 1 + FLOAT32
 
