@@ -11,6 +11,7 @@ from resnetv2.conversion.recognition import PUBLISHERS, choose, recognise
 from resnetv2.conversion.rules import OPS, Rule, misfits, read, their_shape, write
 from resnetv2.errors import ConvertError
 from resnetv2.model import ResNetV2
+from resnetv2.preprocess import Preprocessing
 from resnetv2.shapes import tensor_shapes
 
 BOTTLENECKS = ("resnet50v2", "resnet101v2", "resnet152v2", "resnet200v2")
@@ -292,14 +293,18 @@ def test_two_names_for_one_tensor_are_an_error():
         PUBLISHERS["bit"].tidy(twice)
 
 
-@pytest.mark.parametrize("number", [0, 30, 60], ids=title)
-def test_what_preprocessing_cannot_say_is_said(number):
+@pytest.mark.parametrize("number", range(len(PUBLISHED)), ids=title)
+def test_every_publishers_way_with_pictures_can_be_said(number):
     publisher, config, _ = published(number)
-    geometry = publisher.geometry(config)
-    assert geometry.caveat or geometry.preprocessing is not None
+    assert isinstance(publisher.geometry(config).preprocessing, Preprocessing)
 
 
-def test_tf_slims_pictures_are_not_approximated():
+@pytest.mark.parametrize(("name", "dialect"), [("gluon", "gluon"), ("kerashub", "torch"), ("pytorchcv", "pytorchcv")])
+def test_nothing_is_assumed_where_the_publishers_own_code_decides_everything(name, dialect):
+    assert PUBLISHERS[name].geometry(architecture("resnet50v2", dialect)).caveat == ""
+
+
+def test_tf_slims_pictures_are_cut_before_they_are_squashed():
     geometry = PUBLISHERS["slim"].geometry(architecture("resnet50v2", "slim"))
-    assert geometry.preprocessing is None
-    assert "central 87.5 %" in geometry.caveat
+    assert (geometry.preprocessing.central_fraction, geometry.preprocessing.fit) == (0.875, "squash")
+    assert geometry.caveat == "class 0 is the background"

@@ -68,7 +68,7 @@ def _applications(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
 
 
 def _hub(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
-    return Geometry(Preprocessing(), "KerasHub's bicubic filter is not antialiased, ours is")
+    return Geometry(Preprocessing(fit="square", sampling="half_pixel"), "")
 
 
 def _cv(config: ResNetV2Config) -> Geometry:  # noqa: ARG001

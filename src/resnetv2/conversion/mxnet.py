@@ -5,12 +5,19 @@ Their norm on the pixels stores a scale that MXNet ignores: here it is 1, whatev
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from resnetv2.config import ResNetV2Config
 from resnetv2.conversion.publisher import Geometry, Publisher, Style, always, name_modules
 from resnetv2.preprocess import Preprocessing
 
 _IMAGENET = Preprocessing(
-    resize=256, interpolation="bilinear", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)
+    resize=256,
+    interpolation="bilinear",
+    mean=(123.675, 116.28, 103.53),
+    std=(58.395, 57.12, 57.375),
+    sampling="half_pixel",
+    crop_offset="floor",
 )
 _SCALE = {"weight": "gamma", "bias": "beta"}
 _GLUON: Style = {
@@ -82,11 +89,11 @@ def _symbol_names(config: ResNetV2Config) -> dict[str, str]:
 
 
 def _geometry(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
-    return Geometry(_IMAGENET, "MXNet's bilinear filter is not antialiased, ours is")
+    return Geometry(_IMAGENET, "")
 
 
 def _symbol_geometry(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
-    raw = Preprocessing(resize=256, interpolation="bilinear", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    raw = replace(_IMAGENET, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     return Geometry(raw, "pixels of 0 to 255 as they are; the published 224 pixels of 256, bilinear, are assumed")
 
 
