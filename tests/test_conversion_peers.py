@@ -229,7 +229,7 @@ def test_keras_applications_answer_the_same_from_each_of_keras_files(name, endin
     path = tmp_path / f"x.{ending}"
     (theirs.save_weights if ending == "weights.h5" else theirs.save)(path)
     checkpoint = read_checkpoint(path)
-    assert checkpoint.provenance["source"] == ("keras" if ending == "h5" else "keras-numbered")
+    assert checkpoint.provenance["source"] == ("keras" if ending == "h5" else "keras3")
     assert_equal_answers(checkpoint, answer_of(theirs), sizes=[224])
 
 
@@ -278,7 +278,7 @@ def test_keras_hubs_backbone_gives_the_same_features(size, keras, tmp_path):
         variable.assign(random_values(variable.path, tuple(variable.shape), generator))
     theirs.save_weights(tmp_path / "model.weights.h5")
     checkpoint = read_checkpoint(tmp_path / "model.weights.h5")
-    assert checkpoint.provenance["source"] == "kerashub-numbered"
+    assert checkpoint.provenance["source"] == "kerashub3"
     answer = answer_of(theirs)
     assert_equal_answers(checkpoint, lambda x: answer(x).mean(dim=(1, 2)), sizes=[size])
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from resnetv2.config import ResNetV2Config
-from resnetv2.conversion.readers import read_tensors
+from resnetv2.conversion.readers import files_of, read_tensors
 from resnetv2.conversion.recognition import choose
 from resnetv2.conversion.rules import read
 from resnetv2.errors import ConvertError
@@ -26,7 +26,8 @@ class Checkpoint(NamedTuple):
 
 
 def read_checkpoint(path: Path | str, source: str = "auto") -> Checkpoint:
-    """Read a publisher's file: safetensors, npz, Keras's .h5 and .keras, ONNX, MXNet's .params, PyTorch's .pth.
+    """Read a publisher's file: safetensors, npz, Keras's .h5 and .keras, ONNX, MXNet's .params, PyTorch's .pth; or
+    KerasHub's preset, a folder.
 
     The network is recognised by the names and shapes of the tensors, and every tensor must have its place in it. A
     TensorFlow checkpoint is read from an npz of its variables by their names.
@@ -35,7 +36,8 @@ def read_checkpoint(path: Path | str, source: str = "auto") -> Checkpoint:
     is assumed or differs, and is empty where nothing is. It is None for TF-Slim, which crops before it resizes.
 
     Args:
-        path: the file; read only.
+        path: the file, or the preset's folder; read only. provenance["sha256"] is of its bytes, the backbone's file
+            before the head's.
         source: "auto", a publisher such as "keras", or with its dialect where files do not tell two networks apart:
             "pytorchcv:pytorchcv" (stride in the first convolution) or "pytorchcv:pytorchcv-b".
 
@@ -52,15 +54,17 @@ def read_checkpoint(path: Path | str, source: str = "auto") -> Checkpoint:
     except ConvertError as error:
         raise ConvertError(f"{path}: {error}") from error
     geometry = found.publisher.geometry(found.config)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for part in files_of(path):
+        with part.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
     provenance = {
         "source": found.source,
         "publisher": found.publisher.title,
         "dialect": found.dialect,
         "file": path.name,
         "format": kind,
-        "sha256": digest,
+        "sha256": digest.hexdigest(),
         "reason": found.reason,
         "left_out": extras,
         "preprocessing": geometry.caveat,

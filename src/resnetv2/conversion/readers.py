@@ -17,6 +17,7 @@ from resnetv2.conversion.formats.npz import read_npz
 from resnetv2.conversion.formats.onnx import read_onnx
 from resnetv2.conversion.formats.params import MAGIC, read_params
 from resnetv2.conversion.formats.pickled import read_pickled
+from resnetv2.conversion.formats.preset import preset_files, read_preset, refuse_head_alone
 from resnetv2.errors import ConvertError, Error
 
 _DAMAGE = (
@@ -56,19 +57,31 @@ READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
     "onnx": read_onnx,
     "params": read_params,
     "pytorch": read_pickled,
+    "preset": read_preset,
 }
 
 
+def files_of(path: Path) -> list[Path]:
+    """Return the files whose bytes make up a checkpoint: itself, or those of weights in a KerasHub preset's folder.
+
+    Raises:
+        ConvertError: there is nothing, or a folder that is no preset.
+    """
+    files = [path] if path.is_file() else preset_files(path)
+    if not files:
+        what = "a folder; a file or a KerasHub preset's folder is expected"
+        raise ConvertError(f"{path} is {what}" if path.is_dir() else f"no such file: {path}")
+    return files
+
+
 def read_tensors(path: Path) -> tuple[str, dict[str, np.ndarray]]:
-    """Return a file's format, a key of ``READERS``, and its tensors by the names in the file.
+    """Return a checkpoint's format, a key of ``READERS``, and its tensors by the names in the file.
 
     Raises:
         ConvertError: missing, damaged, hostile, or in no known format.
         MissingExtra: the format needs a package that is not installed.
     """
-    if not path.is_file():
-        raise ConvertError(f"{path} is a folder; a file is expected" if path.is_dir() else f"no such file: {path}")
-    if path.stat().st_size > budget.MAX_BYTES:
+    if sum(file.stat().st_size for file in files_of(path)) > budget.MAX_BYTES:
         raise ConvertError(f"{path} is larger than {budget.MAX_BYTES >> 30} GiB, more than any ResNet-v2 needs")
     try:
         kind = detect(path)
@@ -82,16 +95,19 @@ def read_tensors(path: Path) -> tuple[str, dict[str, np.ndarray]]:
 
 
 def detect(path: Path) -> str:
-    """Return the format of a file, a key of ``READERS``.
+    """Return the format of a file or of a preset's folder, a key of ``READERS``.
 
     Raises:
         ConvertError: none of them.
     """
+    if path.is_dir():
+        return "preset"
     with path.open("rb") as file:
         start = file.read(16)
     if start.startswith(b"PK\3\4"):
         return _zip(path)
     if start.startswith(b"\x89HDF\r\n\x1a\n"):
+        refuse_head_alone(path)
         return "hdf5"
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
         return "safetensors"
