@@ -23,7 +23,12 @@ GOLDEN = Path(__file__).parent / "golden"
 FLOAT32 = 1e-5  # of the largest number: 50 layers of float32 sums in another order make 1e-6 of it
 NETWORKS = {  # file of answers: publisher, dialect, and the axis of the output channels in its layout
     "gluon": ("gluon", "gluon", 0),
+    "keras": ("keras", "keras", -1),
+    "kerashub": ("kerashub", "torch", -1),
+    "kerascv": ("kerascv", "kerascv", -1),
+    "qubvel": ("qubvel", "symbol", -1),
 }
+HEADLESS = {"kerascv"}  # published as backbones: pooled features in the logits' place
 
 
 def weights_of(publisher, config, out_axis):
@@ -42,7 +47,7 @@ def difference(got, expected):
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_network_answers_as_its_publishers_code_did(name):
     publisher, dialect, out_axis = NETWORKS[name]
-    config = architecture("resnet50v2", dialect, num_classes=CLASSES)
+    config = architecture("resnet50v2", dialect, num_classes=0 if name in HEADLESS else CLASSES)
     weights = weights_of(PUBLISHERS[publisher], config, out_axis)
     model = ResNetV2(config).eval()
     model.load_state_dict({n: torch.from_numpy(v) for n, v in weights.items()}, strict=False)
