@@ -1,6 +1,7 @@
 """qubvel's classification_models: resnet50.h5 and its answers, without softmax.
 
-The head is put on here, as the package does it: with its own, the package accepts pictures of one size alone. Needs image-classifiers 1.0.0 with TensorFlow 2.15 and Keras 2.15.
+The head is put on here, as the package does it: with its own, the network accepts pictures of one size alone. Needs
+image-classifiers 1.0.0 with TensorFlow 2.15 and Keras 2.15.
 """
 
 import keras

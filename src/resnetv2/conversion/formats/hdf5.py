@@ -120,7 +120,7 @@ def write_keras(path: Path, config: Mapping[str, Any], tensors: Mapping[str, np.
     members = {
         "metadata.json": json.dumps({"keras_version": "3.0.0"}).encode(),  # the first whose layout this is
         "config.json": json.dumps(config).encode(),
-        _MEMBER: weights.getbuffer(),
+        _MEMBER: weights.getvalue(),
     }
     with ZipFile(path, "w") as archive:
         for name, data in members.items():

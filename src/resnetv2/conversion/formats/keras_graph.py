@@ -44,7 +44,8 @@ class _Graph:
     def add(self, kind: str, name: str, *inputs: str, **fields: Any) -> str:
         """Add a layer that reads the outputs of ``inputs``; return its name."""
         tensors = [_output_of(layer) for layer in inputs]
-        nodes = [{"args": tensors if len(tensors) == 1 else [tensors], "kwargs": {}}] if tensors else []
+        args = tensors if len(tensors) == 1 else [tensors]  # Add reads one list
+        nodes: list[dict[str, Any]] = [{"args": args, "kwargs": {}}] if tensors else []
         layer = _object("keras.layers", kind, {"name": name, **fields})
         self.layers.append({**layer, "name": name, "inbound_nodes": nodes})
         return name
