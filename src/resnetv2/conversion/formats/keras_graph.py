@@ -30,7 +30,7 @@ def functional_config(config: ResNetV2Config) -> dict[str, Any]:
     if config.num_classes:
         x = graph.add("Dense", "predictions", x, units=config.num_classes)
     fields = {"name": "resnetv2", "trainable": True, "layers": graph.layers}
-    ends = {"input_layers": [["input_layer", 0, 0]], "output_layers": [[x, 0, 0]]}
+    ends = {"input_layers": ["input_layer", 0, 0], "output_layers": [x, 0, 0]}
     return _object("keras.src.models.functional", "Functional", {**fields, **ends})
 
 
