@@ -192,13 +192,16 @@ def keras():
     return pytest.importorskip("keras", reason="keras is not installed")
 
 
-def keras_model(keras, name="ResNet50V2", **kwargs):
-    keras.utils.set_random_seed(0)
-    arguments = {"weights": None, "input_shape": (None, None, 3), "pooling": "avg", **kwargs}
-    if arguments.get("include_top", True):
-        arguments |= {"classes": 11, "classifier_activation": None}
-        del arguments["pooling"], arguments["input_shape"]
-    model = getattr(keras.applications, name)(**arguments)
+def keras_model(keras, name="ResNet50V2", classes=11):
+    """Return a network of Keras Applications with random numbers; its own head would fix the pictures' size."""
+    build = getattr(keras.applications, name)
+    model = build(weights=None, include_top=False, pooling="avg", input_shape=(None, None, 3))
+    if classes:
+        model = keras.Model(model.input, keras.layers.Dense(classes, name="predictions")(model.output))
+    return fill(model)
+
+
+def fill(model):
     generator = np.random.default_rng(0)
     for variable in model.weights:
         variable.assign(random_values(variable.path, tuple(variable.shape), generator))
@@ -208,20 +211,30 @@ def keras_model(keras, name="ResNet50V2", **kwargs):
 def random_values(path, shape, generator):
     """Return what ``randomise`` gives, for Keras's names and layouts."""
     if len(shape) > 1:
-        return generator.normal(size=shape) * (2 / np.prod(shape[:-1])) ** 0.5
-    if path.endswith("moving_variance"):
-        return generator.uniform(0.5, 1.5, shape)
-    if path.endswith("gamma"):
-        return generator.uniform(0.4, 0.8, shape)
-    return generator.uniform(-0.2, 0.2, shape)
+        values = generator.normal(size=shape) * (2 / np.prod(shape[:-1])) ** 0.5
+    elif path.endswith("moving_variance"):
+        values = generator.uniform(0.5, 1.5, shape)
+    elif path.endswith("gamma"):
+        values = generator.uniform(0.4, 0.8, shape)
+    else:
+        values = generator.uniform(-0.2, 0.2, shape)
+    return values.astype(np.float32)
 
 
 def answer_of(model):
     def answer(x):
-        out = model(x.permute(0, 2, 3, 1).contiguous(), training=False)
-        return torch.as_tensor(np.asarray(out.detach() if isinstance(out, torch.Tensor) else out))
+        with torch.no_grad():
+            return model(x.permute(0, 2, 3, 1).contiguous(), training=False)
 
     return answer
+
+
+def maps_of(keras, model, depths):
+    """Return what gives the maps that the strided units read, each stage's last but for the last stage, and the end."""
+    strided = [f"conv{stage + 2}_block{depth}_preact_bn" for stage, depth in enumerate(depths[:-1])]
+    taps = [*[model.get_layer(name).input for name in strided], model.get_layer("post_relu").output]
+    answer = answer_of(keras.Model(model.input, taps))
+    return lambda x: [out.permute(0, 3, 1, 2) for out in answer(x)]
 
 
 @pytest.mark.parametrize("name", ["ResNet50V2", "ResNet101V2"])
@@ -231,58 +244,118 @@ def test_keras_applications_answer_the_same_from_each_of_keras_files(name, endin
     path = tmp_path / f"x.{ending}"
     (theirs.save_weights if ending == "weights.h5" else theirs.save)(path)
     checkpoint = read_checkpoint(path)
-    assert checkpoint.provenance["source"] == ("keras" if ending == "h5" else "keras-numbered")
+    assert checkpoint.provenance["source"] == ("keras" if ending == "h5" else "keras3")
     assert_equal_answers(checkpoint, answer_of(theirs), sizes=[224])
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("ResNet50V2", (224, 225, 299)), ("ResNet101V2", (225,)), ("ResNet152V2", (224,))]
+)
+def test_keras_applications_give_the_same_logits_and_feature_maps(name, sizes, keras, tmp_path):
+    theirs = keras_model(keras, name)  # in float32: Keras's batch norms round to it in a float64 network, too
+    theirs.save(tmp_path / "x.keras")
+    checkpoint = read_checkpoint(tmp_path / "x.keras")
+    assert_equal_answers(checkpoint, answer_of(theirs), sizes)
+    maps = maps_of(keras, theirs, checkpoint.config.depths)
+    model = ours(checkpoint)
+    for size in sizes:
+        x = pictures(size)
+        with torch.no_grad():
+            measured = [difference(*pair) for pair in zip(model.forward_maps(x), maps(x), strict=True)]
+        print(f"{name}, maps at {size}: {', '.join(f'{value:.1e}' for value in measured)}")
+        assert len(measured) == 4
+        assert max(measured) <= FLOAT32
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_headless_keras_network_gives_the_same_features(size, keras, tmp_path):
-    theirs = keras_model(keras, include_top=False)
+    theirs = keras_model(keras, classes=0)
     theirs.save(tmp_path / "x.h5")
     checkpoint = read_checkpoint(tmp_path / "x.h5")
     assert checkpoint.config.num_classes == 0
     assert_equal_answers(checkpoint, answer_of(theirs), sizes=[size])
 
 
-@pytest.mark.parametrize("name", ["ResNet50V2", "ResNet152V2"])
-def test_keras_loads_the_legacy_file_that_is_written_for_it(name, keras, tmp_path):
-    theirs = keras_model(keras, name)
+@pytest.mark.parametrize(("name", "classes"), [("ResNet50V2", 11), ("ResNet50V2", 0), ("ResNet152V2", 11)])
+def test_keras_loads_the_legacy_file_that_is_written_for_it(name, classes, keras, tmp_path):
+    theirs = keras_model(keras, name, classes)
     theirs.save(tmp_path / "x.keras")
-    checkpoint = read_checkpoint(tmp_path / "x.keras")
+    checkpoint = read_checkpoint(tmp_path / "x.keras", "keras3")
     write_checkpoint(tmp_path / "y.h5", checkpoint.config, checkpoint.weights, "keras")
-    again = keras_model(keras, name)
+    again = keras_model(keras, name, classes)
     for variable in again.weights:
         variable.assign(np.zeros(variable.shape))
     again.load_weights(tmp_path / "y.h5")
-    for got, expected in zip(again.weights, theirs.weights, strict=True):
-        np.testing.assert_array_equal(as_array(got), as_array(expected), err_msg=got.path)
+    assert_same_weights(again, theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "classes"), [("ResNet50V2", 11), ("ResNet50V2", 0), ("ResNet101V2", 11), ("ResNet152V2", 11)]
+)
+def test_keras_opens_the_archive_that_is_written_for_it_and_answers_the_same(name, classes, keras, tmp_path):
+    theirs = keras_model(keras, name, classes)
+    theirs.save(tmp_path / "x.h5")
+    checkpoint = read_checkpoint(tmp_path / "x.h5")
+    write_checkpoint(tmp_path / "y.keras", checkpoint.config, checkpoint.weights, "keras3")
+    again = keras.saving.load_model(tmp_path / "y.keras")
+    assert_same_weights(again, theirs)
+    assert_equal_answers(checkpoint, answer_of(again), sizes=SIZES if name == "ResNet50V2" else (224,))
+    kept = read_checkpoint(tmp_path / "y.keras", "keras3")
+    assert {n: v.tobytes() for n, v in kept.weights.items()} == {n: v.tobytes() for n, v in checkpoint.weights.items()}
+
+
+def assert_same_weights(got, expected):
+    """Compare two Keras models layer by layer, in their order and by name."""
+    assert [variable.path for variable in got.weights] == [variable.path for variable in expected.weights]
+    for left, right in zip(got.weights, expected.weights, strict=True):
+        np.testing.assert_array_equal(as_array(left), as_array(right), err_msg=left.path)
 
 
 def as_array(variable):
     return variable.value.detach().cpu().numpy()
 
 
-@pytest.mark.parametrize("size", SIZES)
-def test_keras_hubs_backbone_gives_the_same_features(size, keras, tmp_path):
-    hub = pytest.importorskip("keras_hub", reason="keras-hub is not installed")
-    theirs = hub.models.ResNetBackbone(
-        input_conv_filters=[64],
-        input_conv_kernel_sizes=[7],
-        stackwise_num_filters=[64, 128, 256, 512],
-        stackwise_num_blocks=[3, 4, 6, 3],
-        stackwise_num_strides=[1, 2, 2, 2],
-        block_type="bottleneck_block",
-        use_pre_activation=True,
-        image_shape=(None, None, 3),
+@pytest.fixture
+def hub(keras):
+    return pytest.importorskip("keras_hub", reason="keras-hub is not installed")
+
+
+def hub_backbone(hub):
+    return fill(
+        hub.models.ResNetBackbone(
+            input_conv_filters=[64],
+            input_conv_kernel_sizes=[7],
+            stackwise_num_filters=[64, 128, 256, 512],
+            stackwise_num_blocks=[3, 4, 6, 3],
+            stackwise_num_strides=[1, 2, 2, 2],
+            block_type="bottleneck_block",
+            use_pre_activation=True,
+            image_shape=(None, None, 3),
+        )
     )
-    generator = np.random.default_rng(0)
-    for variable in theirs.weights:
-        variable.assign(random_values(variable.path, tuple(variable.shape), generator))
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_keras_hubs_backbone_gives_the_same_features(size, hub, tmp_path):
+    theirs = hub_backbone(hub)
     theirs.save_weights(tmp_path / "model.weights.h5")
     checkpoint = read_checkpoint(tmp_path / "model.weights.h5")
-    assert checkpoint.provenance["source"] == "kerashub-numbered"
+    assert checkpoint.provenance["source"] == "kerashub3"
     answer = answer_of(theirs)
     assert_equal_answers(checkpoint, lambda x: answer(x).mean(dim=(1, 2)), sizes=[size])
+
+
+@pytest.mark.parametrize("prepares", [False, True])
+def test_a_preset_of_keras_hub_answers_the_same_with_its_head(prepares, hub, tmp_path):
+    preprocessor = None
+    if prepares:  # its folder then has more files, and its head's file more groups
+        converter = hub.layers.ResNetImageConverter(image_size=(224, 224), scale=1 / 127.5, offset=-1)
+        preprocessor = hub.models.ResNetImageClassifierPreprocessor(image_converter=converter)
+    theirs = fill(hub.models.ResNetImageClassifier(hub_backbone(hub), num_classes=11, preprocessor=preprocessor))
+    theirs.save_to_preset(tmp_path / "preset")
+    checkpoint = read_checkpoint(tmp_path / "preset")
+    assert (checkpoint.config.num_classes, checkpoint.provenance["source"]) == (11, "kerashub3")
+    assert_equal_answers(checkpoint, answer_of(theirs), sizes=(224,) if prepares else (*SIZES, 299))
 
 
 # --- ONNX -------------------------------------------------------------------------------------------------------------

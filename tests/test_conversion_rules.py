@@ -22,11 +22,12 @@ PUBLISHED = [  # publisher, architecture, dialect, changes
     ("timm", "resnet50v2d", "torch", {"norm": "evonorm"}),
     *[("timm", "resnet50v2", "bit", {"weight_std_eps": 1e-8, "width_factor": w, "num_classes": 21843}) for w in (1, 3)],
     ("timm", "resnet152v2", "bit", {"weight_std_eps": 1e-8, "width_factor": 4}),
-    *[(p, name, "keras", {}) for p in ("keras", "keras-numbered") for name in BOTTLENECKS[:3]],
-    ("keras", "resnet50v2", "keras", {"num_classes": 0}),
-    *[(p, name, "torch", {}) for p in ("kerashub", "kerashub-numbered") for name in BOTTLENECKS[:2]],
-    ("kerashub-numbered", "resnet50v2", "torch", {"num_classes": 0}),
-    *[("kerascv", name, "kerascv", {"num_classes": 0}) for name in BOTTLENECKS[:3]],
+    *[(p, name, "keras", {}) for p in ("keras", "keras3") for name in BOTTLENECKS[:3]],
+    *[(p, "resnet50v2", "keras", {"num_classes": 0}) for p in ("keras", "keras3")],
+    *[(p, name, "torch", {}) for p in ("kerashub", "kerashub3") for name in BOTTLENECKS[:2]],
+    ("kerashub3", "resnet50v2", "torch", {"num_classes": 0}),
+    *[(p, name, "kerascv", {"num_classes": 0}) for p in ("kerascv", "kerascv3") for name in BOTTLENECKS[:3]],
+    *[("qubvel", name, "symbol", {}) for name in (*BASIC, *BOTTLENECKS[:3])],
     *[("slim", name, "slim", {"num_classes": 1001}) for name in BOTTLENECKS],
     *[("official", name, "official", {"num_classes": 1001}) for name in (*BASIC, *BOTTLENECKS)],
     *[("bit", "resnet50v2", "bit", {"width_factor": w, "num_classes": c}) for w in (1, 3) for c in (1000, 21843)],
@@ -70,6 +71,15 @@ def title(number):
 
 
 every_published_network = pytest.mark.parametrize("number", range(len(PUBLISHED)), ids=title)
+
+
+def twins_of(publisher, config):
+    """Return the dialects that differ in what this publisher's file does not hold, if there are any."""
+    if publisher == "pytorchcv" and config.block == "bottleneck" and config.stem == "7x7":
+        return {"pytorchcv", "pytorchcv-b"}
+    if publisher in ("keras3", "kerascv3") and config.num_classes == 0:
+        return {"keras", "kerascv"}
+    return set()
 
 
 def outlines(publisher, config):
@@ -134,8 +144,8 @@ def test_each_table_fills_every_tensor_exactly_once_from_one_tensor_of_theirs(nu
 def test_each_published_network_is_recognised_by_names_and_shapes_as_itself_alone(number):
     publisher, config, dialect = published(number)
     found = recognise(outlines(publisher, config))
-    twins = {"pytorchcv", "pytorchcv-b"}  # they differ in what no file holds
-    if dialect in twins and config.block == "bottleneck" and config.stem == "7x7":
+    twins = twins_of(publisher.name, config)
+    if twins:
         assert {candidate.dialect for candidate in found} == twins
         found = [candidate for candidate in found if candidate.dialect == dialect]
     assert [(c.publisher.name, c.dialect, c.config) for c in found] == [(publisher.name, dialect, config)]

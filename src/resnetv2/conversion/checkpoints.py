@@ -49,8 +49,7 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path | str, source: str = "auto", variant: str = "as-shipped") -> Checkpoint:
-    """Read a publisher's file: safetensors, npz, Keras's .h5 and .keras, ONNX, MXNet's .params, PyTorch's .pth,
-    Torch's .t7, TensorFlow's checkpoints and SavedModels; or a .tar, .tar.gz or .zip that holds exactly one of them.
+    """Read a publisher's checkpoint, recognised by its content: docs/convert.md lists the formats.
 
     The network is recognised by the names and shapes of the tensors, and every tensor must have its place in it.
     float16 and bfloat16 become float32, which holds them exactly; float64 stays.
@@ -59,8 +58,9 @@ def read_checkpoint(path: Path | str, source: str = "auto", variant: str = "as-s
     is assumed or differs, and is empty where nothing is.
 
     Args:
-        path: the file, a folder with exactly one checkpoint in or below it, or the prefix of a TensorFlow checkpoint;
-            read only. provenance["sha256"] is of its bytes, those of an index before those of its data.
+        path: the file; a folder with exactly one checkpoint in or below it, such as a SavedModel or KerasHub's preset;
+            the prefix of a TensorFlow checkpoint; or an archive that holds exactly one. Read only.
+            provenance["sha256"] is of its bytes: an index before its data, a backbone before its head.
         source: "auto", a publisher such as "keras", or with its dialect where files do not tell two networks apart:
             "pytorchcv:pytorchcv" (stride in the first convolution) or "pytorchcv:pytorchcv-b".
         variant: "as-shipped": the graph of the publisher's code. "as-trained": the graph and the preprocessing that

@@ -1,11 +1,22 @@
-"""Keras: Applications, KerasHub and KerasCV, by the names of layers or by Keras 3's numbers of layers."""
+"""Keras: Applications, KerasHub, KerasCV and qubvel's models, by names of layers or by Keras 3's numbers of layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from resnetv2.config import ResNetV2Config
-from resnetv2.conversion.publisher import TENSORFLOW, Geometry, Publisher, Style, always, count_modules, name_modules
+from resnetv2.config import DIALECTS, ResNetV2Config
+from resnetv2.conversion.mxnet import symbol_geometry, symbol_names
+from resnetv2.conversion.publisher import (
+    TENSORFLOW,
+    Geometry,
+    Publisher,
+    Style,
+    Tensors,
+    always,
+    count_modules,
+    name_modules,
+)
 from resnetv2.preprocess import Preprocessing
 from resnetv2.shapes import Module, modules
 
@@ -77,6 +88,11 @@ def _cv(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
     return Geometry(black_to_white, text)
 
 
+def _headless_cv(tensors: Tensors, measured: Mapping[str, Any]) -> dict[str, dict[str, Any]]:  # noqa: ARG001
+    """Offer KerasCV's graph for backbones alone: its classifiers nest their backbone, which changes the numbers."""
+    return {} if measured["num_classes"] else {"kerascv": DIALECTS["kerascv"]}
+
+
 KERAS = Publisher(
     name="keras",
     title="Keras Applications",
@@ -113,8 +129,8 @@ KERASCV = Publisher(
     ignored=_EXTRAS,
 )
 
-KERAS_NUMBERED = Publisher(
-    name="keras-numbered",
+KERAS3 = Publisher(
+    name="keras3",
     title="Keras Applications in Keras 3's file",
     style=_NUMBERED,
     names=_numbered,
@@ -124,13 +140,35 @@ KERAS_NUMBERED = Publisher(
     ignored=_EXTRAS,
 )
 
-KERASHUB_NUMBERED = Publisher(
-    name="kerashub-numbered",
+KERASHUB3 = Publisher(
+    name="kerashub3",
     title="KerasHub in Keras 3's file",
     style=_NUMBERED,
     names=_numbered,
     dialects=always("torch"),
     order=_graph_order,
     geometry=_hub,
+    ignored=_EXTRAS,
+)
+
+KERASCV3 = Publisher(
+    name="kerascv3",
+    title="KerasCV's backbone in Keras 3's file",
+    style=_NUMBERED,
+    names=_numbered,
+    dialects=_headless_cv,
+    order=_graph_order,
+    geometry=_cv,
+    ignored=_EXTRAS,
+)
+
+QUBVEL = Publisher(
+    name="qubvel",
+    title="qubvel's classification_models",
+    style=TENSORFLOW,
+    names=symbol_names,
+    dialects=always("symbol"),
+    geometry=symbol_geometry,
+    aliases=_LEGACY,
     ignored=_EXTRAS,
 )

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 
+from resnetv2.conversion.formats.preset import preset_files
 from resnetv2.conversion.formats.tensorflow import INDEX, shards_of
 from resnetv2.errors import ConvertError
 
@@ -19,13 +20,15 @@ def locate(path: Path, is_checkpoint: Callable[[Path], bool]) -> Path:
 
     Args:
         path: that file itself; the prefix or a file of data of a TensorFlow checkpoint, whose index is returned; or a
-            folder with exactly one checkpoint in or below it, such as a SavedModel.
+            folder with exactly one checkpoint in or below it, such as a SavedModel. KerasHub's preset is its folder.
         is_checkpoint: tells a file in a known format, for folders.
 
     Raises:
         ConvertError: there is none, or more than one.
     """
     if path.is_dir():
+        if preset_files(path):
+            return path
         try:
             return only_checkpoint(path, is_checkpoint)
         except ConvertError as error:
@@ -40,7 +43,9 @@ def locate(path: Path, is_checkpoint: Callable[[Path], bool]) -> Path:
 
 
 def files_of(file: Path) -> list[Path]:
-    """Return all files of a located checkpoint: itself, and the data beside the index of a TensorFlow checkpoint."""
+    """Return all files of a located checkpoint: those of a preset's folder, or itself and the data beside an index."""
+    if file.is_dir():
+        return preset_files(file)
     return [file, *(shards_of(file) if file.suffix == INDEX else ())]
 
 

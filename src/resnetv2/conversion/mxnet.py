@@ -79,7 +79,9 @@ def _export_names(config: ResNetV2Config) -> dict[str, str]:
     return name_modules(config, fixed, unit)
 
 
-def _symbol_names(config: ResNetV2Config) -> dict[str, str]:
+def symbol_names(config: ResNetV2Config) -> dict[str, str]:
+    """Return the names that MXNet had before Gluon, by ours."""
+
     def unit(stage: int, number: int, part: str) -> str:
         name = "sc" if part == "downsample.conv" else part.replace("norm", "bn")
         return f"stage{stage + 1}_unit{number + 1}_{name}"
@@ -92,7 +94,8 @@ def _geometry(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
     return Geometry(_IMAGENET, "")
 
 
-def _symbol_geometry(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
+def symbol_geometry(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
+    """Return how MXNet prepared pictures before Gluon."""
     raw = replace(_IMAGENET, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     return Geometry(raw, "pixels of 0 to 255 as they are; the published 224 pixels of 256, bilinear, are assumed")
 
@@ -121,7 +124,7 @@ SYMBOL = Publisher(
     name="symbol",
     title="MXNet before Gluon",
     style=_SYMBOL,
-    names=_symbol_names,
+    names=symbol_names,
     dialects=always("symbol"),
-    geometry=_symbol_geometry,
+    geometry=symbol_geometry,
 )

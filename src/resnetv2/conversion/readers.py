@@ -23,9 +23,10 @@ from resnetv2.conversion.formats.npz import read_npz
 from resnetv2.conversion.formats.onnx import read_onnx
 from resnetv2.conversion.formats.params import MAGIC, read_params
 from resnetv2.conversion.formats.pickled import read_pickled
-from resnetv2.conversion.formats.torch7 import detect_torch7, read_torch7
+from resnetv2.conversion.formats.preset import read_preset, refuse_head_alone
 from resnetv2.conversion.formats.sstable import MAGIC as SSTABLE
 from resnetv2.conversion.formats.tensorflow import read_tensorflow
+from resnetv2.conversion.formats.torch7 import detect_torch7, read_torch7
 from resnetv2.conversion.location import files_of, locate, only_checkpoint
 from resnetv2.errors import ConvertError, Error
 
@@ -81,6 +82,7 @@ READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
     "pytorch": read_pickled,
     "torch7": read_torch7,
     "tensorflow": read_tensorflow,
+    "preset": read_preset,
 }
 
 _MARKS = {  # format -> the first bytes
@@ -104,7 +106,7 @@ def read_tensors(path: Path) -> tuple[str, dict[str, np.ndarray]]:
         MissingExtra: the format needs a package that is not installed.
     """
     file = locate(path, is_checkpoint)
-    if any(part.stat().st_size > budget.MAX_BYTES for part in files_of(file)):
+    if sum(part.stat().st_size for part in files_of(file)) > budget.MAX_BYTES:
         raise ConvertError(f"{path} is larger than {budget.MAX_BYTES >> 30} GiB, more than any ResNet-v2 needs")
     try:
         with _unpacked(file) as inner:
@@ -139,12 +141,15 @@ def is_checkpoint(file: Path) -> bool:
 
 
 def detect(path: Path) -> str:
-    """Return the format of a file, a key of ``READERS`` or ``ARCHIVES``.
+    """Return the format of a file or of a preset's folder, a key of ``READERS`` or ``ARCHIVES``.
 
     Raises:
         ConvertError: none of them.
     """
+    if path.is_dir():
+        return "preset"
     start, end = _ends(path)
+    refuse_head_alone(path)
     if start.startswith(b"PK\3\4"):
         return _zip(path)
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:

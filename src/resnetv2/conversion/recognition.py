@@ -9,7 +9,7 @@ import numpy as np
 
 from resnetv2.config import ResNetV2Config
 from resnetv2.conversion.huggingface import HUGGINGFACE
-from resnetv2.conversion.keras import KERAS, KERAS_NUMBERED, KERASCV, KERASHUB, KERASHUB_NUMBERED
+from resnetv2.conversion.keras import KERAS, KERAS3, KERASCV, KERASCV3, KERASHUB, KERASHUB3, QUBVEL
 from resnetv2.conversion.mxnet import GLUON, ONNX_ZOO, SYMBOL
 from resnetv2.conversion.publisher import Publisher
 from resnetv2.conversion.pytorchcv import PYTORCHCV
@@ -25,10 +25,12 @@ PUBLISHERS = {
     for publisher in (
         TIMM,
         KERAS,
-        KERAS_NUMBERED,
+        KERAS3,
         KERASHUB,
-        KERASHUB_NUMBERED,
+        KERASHUB3,
         KERASCV,
+        KERASCV3,
+        QUBVEL,
         SLIM,
         OFFICIAL,
         BIT,
