@@ -214,6 +214,12 @@ def test_a_server_that_ignores_if_range_does_not_mix_two_versions(server, etag):
     assert fetch_file(location).read_bytes() == other
 
 
+def test_another_part_than_the_one_asked_for_is_not_taken(server):
+    location = served(server, cut=[HALF], headers={"Content-Range": f"bytes 7-{len(BODY) - 1}/{len(BODY)}"})
+    assert fetch_file(location).read_bytes() == BODY
+    assert ranges(server) == ["", f"bytes={HALF}-", ""]
+
+
 def test_a_version_that_cannot_be_told_is_not_resumed(server):
     location = served(server, etag='W/"weak"', cut=[HALF])
     assert fetch_file(location).read_bytes() == BODY
@@ -287,7 +293,7 @@ def test_a_wrong_digest_removes_the_file_and_says_both(server):
 
 
 def test_a_wrong_size_is_refused_before_the_file_is_sent(server):
-    with pytest.raises(DownloadError, match=r"has 1,048,576 bytes, expected 5"):
+    with pytest.raises(DownloadError, match=r"npz has 1,048,576 bytes, expected 5\."):
         fetch_file(stated(served(server), size=5))
     assert len(server.asked) == 1
 
@@ -540,6 +546,16 @@ def test_the_hubs_file_without_a_digest_is_cached_by_its_commit_and_offline(serv
     assert from_hub(server, location)[:2] == (0, out)
     assert from_hub(server, location, HF_HUB_OFFLINE="1")[:2] == (0, out)
     assert len(server.asked) == asked
+
+
+def test_a_tag_of_the_hub_that_moved_is_followed_where_no_digest_is_stated(server):
+    location = hub_file(server)
+    assert from_hub(server, location)[0] == 0
+    hub_file(server, b"another", etag="e" * 64)
+    server.files["/publisher/network/resolve/v1/model.safetensors"].headers = {"X-Repo-Commit": COMMIT[::-1]}
+    code, out, err = from_hub(server, location)
+    assert code == 0, err
+    assert Path(out).read_bytes() == b"another"
 
 
 def test_the_hubs_file_damaged_in_the_cache_is_said_and_fetched_anew(server):
