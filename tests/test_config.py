@@ -13,11 +13,11 @@ from resnetv2.config import (
     RANGES,
     ResNetV2Config,
     architecture,
-    list_models,
 )
 from resnetv2.errors import ConfigError
 from resnetv2.model import ResNetV2
 from resnetv2.shapes import count_parameters
+from resnetv2.weights.catalogue import list_models
 
 # The "d" networks have a deep stem, which these dialects' norm after the stem convolution has no place in.
 STEM_NORM = {"gluon", "symbol", "pytorchcv", "pytorchcv-b", "torch7"}

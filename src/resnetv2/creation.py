@@ -35,7 +35,7 @@ def create_model(
 
     Args:
         name: an architecture such as "resnet50v2", or published weights such as "resnet50v2.a1h_in1k";
-            ``resnetv2.list_models()`` lists both. With ``pretrained`` also a model file.
+            ``resnetv2.list_models(pretrained=…)`` lists both. With ``pretrained`` also a model file.
         pretrained: give the network the weights of that name, downloaded and converted once and then kept in the cache.
             How they want their pictures is the attribute ``preprocessing`` of the network.
         num_classes: 0 gives pooled features; None is 1000, or the number that was published. Pretrained weights with

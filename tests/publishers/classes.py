@@ -1,4 +1,4 @@
-"""Write the file of ImageNet's class names from timm's lists: ``python tests/publishers/classes.py TIMM_INFO_FOLDER``."""
+"""Write the file of ImageNet's class names from timm's lists: ``python classes.py INFO_FOLDER``."""
 
 import gzip
 import sys

@@ -1,4 +1,4 @@
-"""The catalogue of published pre-activation checkpoints. Standard library only; pictures are a matter of ``preprocess``.
+"""The catalogue of published pre-activation checkpoints. Standard library only.
 
 A name is ``architecture.source_data``: "resnet50v2.keras_in1k". The architecture has ours, with the width as "x3" where
 it is not 1; the source is the publisher, and what tells several of its files apart; timm's own trainings keep timm's
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """An accuracy somebody published, in percent of ImageNet's or the data's own held-out pictures; None: not stated."""
+    """An accuracy somebody published, in percent of the data's held-out pictures; None: not stated."""
 
     image_size: int
     resize: int = 0  # of the shortest side before the crop; 0 where it is not stated
