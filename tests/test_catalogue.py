@@ -14,7 +14,6 @@ from resnetv2.shapes import count_parameters
 from resnetv2.weights.catalogue import card, cards
 from resnetv2.weights.labels import class_names
 
-NOT_YET_READ = {"qubvel"}
 COUNTS = {  # as the publishers' own code counts trainable numbers; TF-Slim's and the official ones less their class 0
     "resnet50v2.keras_in1k": 25_568_360,
     "resnet101v2.keras_in1k": 44_577_896,
@@ -57,7 +56,7 @@ COUNTS = {  # as the publishers' own code counts trainable numbers; TF-Slim's an
 @pytest.mark.parametrize("found", cards(), ids=lambda found: found.name)
 def test_what_a_card_says_fits_together(found):
     assert re.fullmatch(r"resnet\d+v2d?(x\d)?\.[a-z0-9_]+_(in1k|in21k|cifar10|cifar100|svhn)(_384)?", found.name)
-    assert found.source.partition(":")[0] in {*PUBLISHERS, *NOT_YET_READ}
+    assert found.source.partition(":")[0] in PUBLISHERS
     assert found.dialect in DIALECTS
     assert len(class_names(found.labels)) == found.config.num_classes
     assert found.preprocessing.image_size == found.image_size

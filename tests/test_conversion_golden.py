@@ -15,6 +15,7 @@ from resnetv2.conversion.publisher import Geometry, Publisher, always, name_modu
 from resnetv2.conversion.recognition import PUBLISHERS
 from resnetv2.conversion.rules import read, their_shape
 from resnetv2.model import ResNetV2
+from resnetv2.preprocess import Preprocessing
 from resnetv2.shapes import tensor_shapes
 
 sys.path.insert(0, str(Path(__file__).parent / "publishers"))
@@ -61,7 +62,7 @@ HAIKU = Publisher(  # of code alone: there are no weights to read
     },
     names=haiku_names,
     dialects=always("haiku"),
-    geometry=lambda config: Geometry(None, ""),
+    geometry=lambda config: Geometry(Preprocessing(), ""),
 )
 KNOWN = {**PUBLISHERS, "haiku": HAIKU}
 

@@ -52,14 +52,16 @@ def create_model(
             or with what would change the network that the weights are for.
         DownloadError: the weights cannot be fetched.
     """
-    options = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate, "memory": memory}
+    options: dict[str, Any] = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate, "memory": memory}
     classes = 0 if features_only else num_classes  # a head that nothing reads would get no gradient
     if pretrained:
         given = {"dialect": dialect, "in_chans": None if in_chans == 3 else in_chans, **changes}
         given["zero_init_last"] = zero_init_last or None
         fixed = [key for key, value in given.items() if value is not None]
         if fixed:
-            raise ConfigError(f"pretrained weights fix {', '.join(fixed)}: leave them out, or pretrained=True")
+            raise ConfigError(
+                f"pretrained weights fix {', '.join(fixed)}: leave them out, or leave out pretrained=True"
+            )
         model = _pretrained(name, classes, options)
     else:
         config = _config(name, dialect, {"in_chans": in_chans, **changes})

@@ -225,19 +225,16 @@ def _model_file(checkpoint: Checkpoint, classes: tuple[str, ...]) -> ModelFile:
         from resnetv2.runtime.pytorch import build_model, model_file
     except ModuleNotFoundError as error:
         raise MissingExtra("writing a model file", "train") from error
-    preprocessing = checkpoint.preprocessing
-    if preprocessing is None:
-        raise ConvertError(f"how to prepare pictures is not known: {checkpoint.provenance['preprocessing']}")
     count = checkpoint.config.num_classes
     header = Header(
         architecture=checkpoint.config,
-        preprocessing=preprocessing,
+        preprocessing=checkpoint.preprocessing,
         classes=classes or (class_names(_LABELS[count]) if count in _LABELS else tuple(map(str, range(count)))),
         provenance={"created_by": f"resnetv2 {resnetv2.__version__}", **checkpoint.provenance},
     )
     weights = {name: value.astype("float32", copy=False) for name, value in checkpoint.weights.items()}
     model = build_model(checkpoint.config, weights)
-    return model_file(model, header, golden_pictures(preprocessing.image_size), torch.device("cpu"))
+    return model_file(model, header, golden_pictures(checkpoint.preprocessing.image_size), torch.device("cpu"))
 
 
 def _named(classes: str | Path | Sequence[str] | None) -> tuple[str, ...]:

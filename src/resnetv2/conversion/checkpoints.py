@@ -28,7 +28,7 @@ class Checkpoint:
 
     config: ResNetV2Config
     weights: dict[str, np.ndarray]  # by their names in ``ResNetV2(config)``
-    preprocessing: Preprocessing | None  # None where the publisher states none
+    preprocessing: Preprocessing
     provenance: dict[str, Any]  # plain values, fit for a model file's header
     classes: tuple[str, ...] = ()  # by index of the logits, where the file names them
     background: bool = False  # class 0 is what belongs to no class

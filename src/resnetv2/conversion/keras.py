@@ -17,6 +17,7 @@ from resnetv2.conversion.publisher import (
     count_modules,
     name_modules,
 )
+from resnetv2.conversion.tensorflow import AS_TRAINED
 from resnetv2.preprocess import Preprocessing
 from resnetv2.shapes import Module, modules
 
@@ -78,6 +79,10 @@ def _applications(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
     )
 
 
+# Their origin, TF-Slim's weights without the background, by names, graph and figures; no file was compared
+_AS_TRAINED: tuple[dict[str, Any], Geometry] = ({"stem_pool": "same", "norm_eps": 1e-5}, AS_TRAINED)
+
+
 def _hub(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
     return Geometry(Preprocessing(fit="square", sampling="half_pixel"), "")
 
@@ -101,6 +106,7 @@ KERAS = Publisher(
     dialects=always("keras"),
     order=_graph_order,
     geometry=_applications,
+    as_trained=_AS_TRAINED,
     aliases=_LEGACY,
     ignored=_EXTRAS,
 )
@@ -137,6 +143,7 @@ KERAS3 = Publisher(
     dialects=always("keras"),
     order=_graph_order,
     geometry=_applications,
+    as_trained=_AS_TRAINED,
     ignored=_EXTRAS,
 )
 

@@ -44,7 +44,7 @@ TENSORFLOW: Style = {  # names and layouts of TensorFlow's and Keras's layers
 class Geometry(NamedTuple):
     """How a publisher prepares pictures, and what of that ``Preprocessing`` cannot say exactly ("": nothing)."""
 
-    preprocessing: Preprocessing | None
+    preprocessing: Preprocessing
     caveat: str
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from resnetv2.config import ResNetV2Config
 from resnetv2.conversion.publisher import TENSORFLOW, Geometry, Publisher, Style, always, count_modules, name_modules
 from resnetv2.preprocess import Preprocessing
@@ -30,6 +32,19 @@ _BIT: Style = {**TENSORFLOW, "dense": {"weight": ("{}/kernel", "conv_dense"), "b
 _BACKGROUND = "class 0 is the background"
 
 
+AS_TRAINED = Geometry(  # TF-Slim's Inception preprocessing for evaluation
+    Preprocessing(
+        image_size=299,
+        resize=299,
+        fit="squash",
+        interpolation="bilinear",
+        central_fraction=0.875,
+        sampling="asymmetric",
+    ),
+    "",
+)
+
+
 def _slim_names(config: ResNetV2Config) -> dict[str, str]:
     def unit(stage: int, number: int, part: str) -> str | None:
         prefix = f"block{stage + 1}/unit_{number + 1}/bottleneck_v2"
@@ -56,15 +71,8 @@ def _bit_names(config: ResNetV2Config) -> dict[str, str]:
 
 
 def _slim_geometry(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
-    preprocessing = Preprocessing(
-        image_size=299,
-        resize=299,
-        fit="squash",
-        interpolation="bilinear",
-        central_fraction=0.875,
-        sampling="asymmetric",
-    )
-    return Geometry(preprocessing, _BACKGROUND)
+    text = f"224 pixels are the networks' default in TF-Slim; as-trained takes the 299 of the published accuracy; {_BACKGROUND}"
+    return Geometry(replace(AS_TRAINED.preprocessing, image_size=224, resize=224), text)
 
 
 def _official_geometry(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
@@ -94,6 +102,7 @@ SLIM = Publisher(
     names=_slim_names,
     dialects=always("slim"),
     geometry=_slim_geometry,
+    as_trained=({}, AS_TRAINED),
     aliases=((r"^(module(_\d+)?/)?resnet_v2_\d+/", ""),),  # module/: a network of TensorFlow Hub within another graph
     ignored=r"^global_step$|/(Momentum|RMSProp(_1)?|ExponentialMovingAverage)$",
     background=True,

@@ -42,7 +42,10 @@ def _absorb_biases(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 def _geometry(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
     imagenet = Preprocessing(resize=256, mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375))
-    return Geometry(imagenet, "Torch's bicubic filter is not antialiased, ours is")
+    return Geometry(
+        imagenet,
+        "Torch's bicubic filter is not antialiased, takes corner to corner and rounds the crop up; ours does neither",
+    )
 
 
 TORCH7 = Publisher(
