@@ -192,6 +192,20 @@ def keras():
     return pytest.importorskip("keras", reason="keras is not installed")
 
 
+@pytest.fixture
+def keras64(keras, monkeypatch):
+    """Keras that computes in float64, in its batch norms, too, which by themselves go through float32."""
+    use_dtype(keras, "float64")
+    monkeypatch.setattr("keras.src.backend.result_type", lambda *_: "float64")
+    yield keras
+    use_dtype(keras, "float32")
+
+
+def use_dtype(keras, dtype):
+    keras.config.set_floatx(dtype)
+    keras.config.set_dtype_policy(dtype)  # it does not follow floatx once a layer has asked for it
+
+
 def keras_model(keras, name="ResNet50V2", classes=11):
     """Return a network of Keras Applications with random numbers; its own head would fix the pictures' size."""
     build = getattr(keras.applications, name)
@@ -209,7 +223,7 @@ def fill(model):
 
 
 def random_values(path, shape, generator):
-    """Return what ``randomise`` gives, for Keras's names and layouts."""
+    """Return what ``randomise`` gives, for Keras's names and layouts; float32, which float64 holds."""
     if len(shape) > 1:
         values = generator.normal(size=shape) * (2 / np.prod(shape[:-1])) ** 0.5
     elif path.endswith("moving_variance"):
@@ -265,6 +279,19 @@ def test_keras_applications_give_the_same_logits_and_feature_maps(name, sizes, k
         print(f"{name}, maps at {size}: {', '.join(f'{value:.1e}' for value in measured)}")
         assert len(measured) == 4
         assert max(measured) <= FLOAT32
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_keras_applications_give_the_same_feature_maps_in_float64(size, keras64, tmp_path):
+    theirs = keras_model(keras64)
+    theirs.save(tmp_path / "x.keras")
+    checkpoint = read_checkpoint(tmp_path / "x.keras")
+    model, maps = ours(checkpoint).double(), maps_of(keras64, theirs, checkpoint.config.depths)
+    x = pictures(size, torch.float64)
+    with torch.no_grad():
+        measured = [difference(*pair) for pair in zip(model.forward_maps(x), maps(x), strict=True)]
+    print(f"float64 maps at {size}: {', '.join(f'{value:.1e}' for value in measured)}")
+    assert max(measured) <= FLOAT64
 
 
 @pytest.mark.parametrize("size", SIZES)
