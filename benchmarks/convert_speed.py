@@ -7,7 +7,6 @@ loaded in this process, torch imported before.
 
 import argparse
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -15,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from train_speed import spread, table
 
 import resnetv2
 from resnetv2.config import architecture
@@ -48,31 +48,27 @@ def convert(path, out):
     return time.perf_counter() - start, usage.ru_maxrss / 1024
 
 
-def spread(values, form):
-    return f"{statistics.median(values):{form}} ({min(values):{form}}–{max(values):{form}})"
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=5)
     repeats = parser.parse_args().repeats
-    print("| what | seconds, median (min–max) | peak MiB, median (min–max) |\n| --- | --- | --- |")
+    rows = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for target in FILES:
             path = write_file(target, folder)
-            results = [convert(path, folder / "out.safetensors") for _ in range(repeats)]
-            seconds, peaks = zip(*results, strict=True)
-            print(
-                f"| convert {path.name} ({path.stat().st_size >> 20} MiB) | {spread(seconds, '.2f')} | {spread(peaks, '.0f')} |"
-            )
+            seconds, peaks = zip(*(convert(path, folder / "out.safetensors") for _ in range(repeats)), strict=True)
+            what = f"convert {path.name}, {path.stat().st_size >> 20} MiB"
+            rows.append({"what": what, "seconds": spread(seconds, 2), "peak MiB": spread(peaks, 0)})
         resnetv2.load(folder / "out.safetensors", device="cpu")  # imports torch
         seconds = []
         for _ in range(repeats):
             start = time.perf_counter()
             resnetv2.load(folder / "out.safetensors", device="cpu")
             seconds.append(time.perf_counter() - start)
-        print(f"| load the model file, torch imported | {spread(seconds, '.3f')} | |")
+        what = "load the model file, torch imported before"
+        rows.append({"what": what, "seconds": spread(seconds, 3), "peak MiB": ""})
+    print(table(rows))
 
 
 if __name__ == "__main__":

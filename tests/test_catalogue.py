@@ -72,7 +72,7 @@ def test_what_a_card_says_fits_together(found):
 def test_names_and_files_are_there_once():
     names = [found.name for found in cards()]
     assert len(set(names)) == len(names)
-    places = [tuple(str(location) for location in found.files) for found in cards()]
+    places = [(found.files, found.variant) for found in cards()]
     assert len(set(places)) == len(places)
 
 

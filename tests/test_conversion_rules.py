@@ -317,4 +317,6 @@ def test_nothing_is_assumed_where_the_publishers_own_code_decides_everything(nam
 def test_tf_slims_pictures_are_cut_before_they_are_squashed():
     geometry = PUBLISHERS["slim"].geometry(architecture("resnet50v2", "slim"))
     assert (geometry.preprocessing.central_fraction, geometry.preprocessing.fit) == (0.875, "squash")
-    assert geometry.caveat == "class 0 is the background"
+    assert geometry.caveat == (
+        "224 pixels are TF-Slim's default, 299 those of the variant as-trained; class 0 is the background"
+    )

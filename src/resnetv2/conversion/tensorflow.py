@@ -71,7 +71,7 @@ def _bit_names(config: ResNetV2Config) -> dict[str, str]:
 
 
 def _slim_geometry(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
-    text = f"224 pixels are the networks' default in TF-Slim; as-trained takes the 299 of the published accuracy; {_BACKGROUND}"
+    text = f"224 pixels are TF-Slim's default, 299 those of the variant as-trained; {_BACKGROUND}"
     return Geometry(replace(AS_TRAINED.preprocessing, image_size=224, resize=224), text)
 
 
