@@ -123,7 +123,8 @@ def model_file(model: ResNetV2, header: Header, pictures: Sequence[bytes], devic
     """Return the content of a model file: a network's weights, and its answers to ``pictures`` as golden samples."""
     weights = {name: value.detach().cpu().contiguous().numpy() for name, value in weights_of(model).items()}
     session = TorchSession(model, header.preprocessing, device)
-    return ModelFile(header, weights, Golden(tuple(pictures), session(header.preprocessing.decode(pictures))))
+    logits = [session(header.preprocessing.decode([picture])) for picture in pictures]  # a batch would need more memory
+    return ModelFile(header, weights, Golden(tuple(pictures), np.concatenate(logits)))
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
