@@ -4,13 +4,14 @@ The numbers of a tensor follow from its name in the publisher's file, so ours go
 """
 
 import sys
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from resnetv2.config import architecture
+from resnetv2.config import ResNetV2Config, architecture
 from resnetv2.conversion.publisher import Geometry, Publisher, always, name_modules
 from resnetv2.conversion.recognition import PUBLISHERS
 from resnetv2.conversion.rules import read, their_shape
@@ -128,3 +129,63 @@ def test_mxnet_did_not_use_the_scale_that_it_stored_for_the_pixels(name, stored)
     with torch.inference_mode():
         logits = model_of(config, weights)(torch.from_numpy(pictures(224))).numpy()
     assert difference(logits, np.load(GOLDEN / f"{name}.npz")["logits.224"]) > 100 * FLOAT32
+
+
+# --- wrong switches ---------------------------------------------------------------------------------------------------
+
+SWITCHES = [  # a network, an axis that leaves no trace in its tensors, and what it must not be mistaken for
+    ("symbol", "norm_eps", 1e-5),
+    ("kerashub", "weight_std", True),
+    ("keras", "stem_pool", "ignore"),
+    ("keras", "stem_pool", "same"),
+    ("slim", "stem_pool", "ignore"),
+    ("slim", "stem_pool", "zero"),
+    ("kerashub", "stem_pool", "zero"),
+    ("kerascv", "same_padding", False),
+    ("haiku", "same_padding", False),
+    ("keras", "stage_strides", (1, 2, 2, 2)),
+    ("kerascv", "stage_strides", (2, 2, 2, 1)),
+    ("keras", "stride_unit", "first"),
+    ("gluon", "stride_conv", "conv1"),
+    ("kerashub", "projection_pool", True),
+]
+TRACED = {  # axes that change names or shapes of tensors: a wrong one cannot be loaded at all
+    "depths": (3, 4, 6, 4),
+    "block": "basic",
+    "width_factor": 2,
+    "num_classes": 5,
+    "in_chans": 1,
+    "norm": "group",
+    "input_norm": True,
+    "stem": "deep",
+    "stem_bias": True,
+    "stem_norm": True,
+    "projection_input": "raw",
+    "out_bias": True,
+}
+UNSEEN = {
+    "norm_momentum",  # of training alone
+    "weight_std_eps",  # 1e-8 for 1e-10 moves logits by 2e-6: the comparison with timm in float64 sees it
+    "projection",  # differs in basic units alone, and there by a tensor
+    "first_norm",  # needs stem_norm, and is then a tensor
+}
+
+
+@pytest.mark.parametrize(("name", "axis", "wrong"), SWITCHES)
+def test_a_wrong_switch_is_seen(name, axis, wrong):
+    publisher, dialect, out_axis = NETWORKS[name]
+    config = architecture("resnet50v2", dialect, num_classes=0 if name in HEADLESS else CLASSES)
+    assert getattr(config, axis) != wrong
+    weights = weights_of(KNOWN[publisher], config, out_axis)
+    with pytest.raises(AssertionError):  # a map of another shape, or numbers that differ
+        assert_same_answers(replace(config, **{axis: wrong}), weights, dict(np.load(GOLDEN / f"{name}.npz")))
+
+
+@pytest.mark.parametrize(("axis", "wrong"), TRACED.items())
+def test_a_wrong_axis_that_changes_tensors_cannot_be_loaded(axis, wrong):
+    config = architecture("resnet50v2")
+    assert tensor_shapes(config) != tensor_shapes(replace(config, **{axis: wrong}))
+
+
+def test_every_axis_is_tried():
+    assert {axis for _, axis, _ in SWITCHES} | TRACED.keys() | UNSEEN == {f.name for f in fields(ResNetV2Config)}
