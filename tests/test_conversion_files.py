@@ -190,9 +190,24 @@ def test_onnx_numbers_are_read_from_either_field_and_dimensions_packed_or_not(ra
     same(onnx.read_onnx(path), tensors)
 
 
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int16", "int32", "int64", "float16", "float64"])
+@pytest.mark.parametrize("raw", [True, False])
+def test_every_kind_of_number_that_onnx_itself_writes_is_read(dtype, raw, tmp_path):
+    package = pytest.importorskip("onnx")
+    value = np.array([[0, 1, -1], [100, 300, -30_000]]).astype(dtype)  # a shape holds -1: "the rest"
+    kind = package.helper.np_dtype_to_tensor_dtype(value.dtype)
+    data = value.tobytes() if raw else value.ravel()
+    tensor = package.helper.make_tensor("w", kind, value.shape, data, raw=raw)
+    graph = package.helper.make_graph([], "g", [], [], [tensor])
+    package.save(package.helper.make_model(graph), tmp_path / "x.onnx")
+    same(onnx.read_onnx(tmp_path / "x.onnx"), {"w": value})
+
+
 @pytest.mark.parametrize(
     ("model", "text"),
     [
+        (field(7, field(5, b"\x0a\x00" * 1_000_001)), "more than 1,000,000 fields"),
+        (encode_onnx({"w": np.ones(2, np.float32)}, extra=field(1, b"\1" * 9)), "claims the shape"),
         (encode_onnx({"w": np.ones(2, np.float32)}, extra=field(14, 1)), "kept in another file"),
         (encode_onnx({"w": np.ones(2, np.float32)}, extra=field(13, b"../../secret")), "kept in another file"),
         (encode_onnx({"w": np.ones(2, np.float32)}, extra=field(1, 1 << 39)), "claims the shape"),
