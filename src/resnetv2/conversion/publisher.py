@@ -133,7 +133,8 @@ class Publisher:
         counted = count_units(last.shape[0], [kernel.shape for kernel in kernels])
         if counted is None or kind not in ("7x7", "deep", "3x3"):
             return None
-        classes = OPS[op].read(tensors[head]).shape[0] if head in tensors and tensors[head].ndim in (2, 4) else 0
+        shape = tensors[head].shape if head in tensors else ()
+        classes = (shape or (0,))[0 if op in ("same", "pointwise") else -1]  # where PyTorch has them, or TensorFlow
         fields = {"stem": kind, "in_chans": stem.shape[1], "width_factor": last.shape[0] / 64, "num_classes": classes}
         return {**fields, **counted}
 
