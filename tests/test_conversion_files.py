@@ -1,10 +1,12 @@
 """Checkpoint files, honest and hostile: every format read, every writer read back, damage told as an error."""
 
+import errno
 import hashlib
 import io
 import json
 import os
 import struct
+import time
 import zipfile
 from collections import OrderedDict
 from dataclasses import replace
@@ -15,7 +17,7 @@ import torch
 from safetensors.numpy import save_file
 
 from resnetv2.config import architecture
-from resnetv2.conversion import read_checkpoint, write_checkpoint
+from resnetv2.conversion import read_checkpoint, readers, write_checkpoint
 from resnetv2.conversion.formats import budget, npz, onnx, params
 from resnetv2.conversion.readers import detect, read_tensors
 from resnetv2.conversion.recognition import PUBLISHERS
@@ -306,6 +308,19 @@ def test_a_safetensors_file_in_bfloat16_gives_the_same_numbers_in_float32(tmp_pa
     same(tensors, {"a": np.ones(3, np.float32), "w": every.float().numpy(), "z": np.zeros((0, 256), np.float32)})
 
 
+def test_many_tensors_in_bfloat16_are_read_in_one_pass_over_the_header(tmp_path):
+    entries = {
+        f"{n}-{'x' * 200}": {"dtype": "BF16", "shape": [1], "data_offsets": [2 * n, 2 * n + 2]} for n in range(8000)
+    }
+    header = json.dumps(entries).encode()
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\x80\x3f" * 8000)
+    began = time.process_time()
+    _, tensors = read_tensors(tmp_path / "x.safetensors")
+    assert time.process_time() - began < 10  # seconds; minutes if every tensor parses the header again
+    assert len(tensors) == 8000
+    assert all(value == 1 for value in tensors.values())
+
+
 def test_a_bfloat16_tensor_that_is_cut_is_an_error(tmp_path):
     header = json.dumps({"w": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}).encode()
     (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"123")
@@ -553,6 +568,19 @@ def test_an_ambiguous_file_needs_its_source_said(tmp_path):
     checkpoint = read_checkpoint(tmp_path / "x.pth", source="pytorchcv:pytorchcv")
     assert checkpoint.config == config
     same(checkpoint.weights, weights)
+
+
+def test_what_the_system_refuses_is_not_called_damage(tmp_path, monkeypatch):
+    with pytest.raises(ConvertError, match=r"cannot read a+: File name too long"):
+        read_checkpoint("a" * 300)
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "x.npz").write_bytes(b"PK")
+    monkeypatch.setattr(readers, "detect", refuse)
+    with pytest.raises(ConvertError, match=r"cannot read .*x\.npz: Permission denied$"):
+        read_tensors(tmp_path / "x.npz")
 
 
 def test_a_file_larger_than_any_network_is_refused_unopened(tmp_path):
