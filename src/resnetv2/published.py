@@ -18,7 +18,7 @@ from resnetv2.cache import cache_path, locked
 from resnetv2.config import ARCHITECTURES
 from resnetv2.console import talk
 from resnetv2.conversion.checkpoints import Checkpoint, digest, read_checkpoint
-from resnetv2.conversion.writers import ENDINGS, write_checkpoint
+from resnetv2.conversion.writers import WRITERS, write_checkpoint
 from resnetv2.errors import ConfigError, ConvertError, MissingExtra, ModelFileError, unknown
 from resnetv2.weights.catalogue import Card, card, cards
 from resnetv2.weights.download import fetch_file
@@ -62,7 +62,7 @@ def convert(
         file: what ``conversion.read_checkpoint`` reads, or a model file; read only.
         out: the new file, with the ending of its format.
         source: whose checkpoint it is: "auto" recognises it by the names and shapes of the tensors.
-        to: "model", or a key of ``conversion.writers.WRITERS`` such as "timm" or "keras".
+        to: "model", or a key of ``conversion.writers.WRITERS``: "timm", "keras" …
         variant: "as-shipped" is the graph of the publisher's code. "as-trained", for Keras Applications and TF-Slim, is
             the graph and the preprocessing at 299 pixels that the weights were trained with; see docs/convert.md.
         drop_head: leave the classifier out; the network answers with pooled features.
@@ -196,7 +196,7 @@ def _together(name: str, files: Sequence[Path]) -> Iterator[Path]:
 
 def _check_out(out: Path, to: str) -> None:
     """Refuse what cannot be written before anything is read."""
-    endings = {_MODEL: ".safetensors", **ENDINGS}
+    endings = {_MODEL: ".safetensors", **{name: writer.ending for name, writer in WRITERS.items()}}
     if to not in endings:
         raise ConvertError(unknown("format", to, endings))
     if out.suffix != endings[to]:

@@ -12,8 +12,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "convert",
         help="turn a published checkpoint into a model file, or write a publisher's own format",
         description="Read a published ResNet-v2 checkpoint (Keras, KerasHub, TF-Slim, TensorFlow official, timm, BiT, "
-        "Hugging Face, MXNet, ONNX Model Zoo, pytorchcv, Torch) or a model file, whole or not at all, and write it as a "
-        "model file or in a publisher's own format.",
+        "Hugging Face, MXNet, ONNX Model Zoo, pytorchcv, Torch) or a model file, whole or not at all, and write it as "
+        "a model file or in a publisher's own format.",
         epilog="docs/convert.md tells the sources, the formats and the two variants of Keras's and TF-Slim's weights.",
     )
     parser.add_argument("file", metavar="FILE", help="checkpoint file or folder; it is only read")
