@@ -582,6 +582,13 @@ def test_what_the_system_refuses_is_not_called_damage(tmp_path, monkeypatch):
     with pytest.raises(ConvertError, match=r"cannot read .*x\.npz: Permission denied$"):
         read_tensors(tmp_path / "x.npz")
 
+    def run_out(path):
+        raise MemoryError
+
+    monkeypatch.setattr(readers, "detect", run_out)
+    with pytest.raises(ConvertError, match=r"x\.npz needs more memory than there is"):
+        read_tensors(tmp_path / "x.npz")
+
 
 def test_a_file_larger_than_any_network_is_refused_unopened(tmp_path):
     with (tmp_path / "x.params").open("wb") as file:

@@ -301,6 +301,13 @@ def test_files_that_belong_together_make_the_same_model_file_wherever_the_cache_
     assert kept[0] == kept[1]
 
 
+def test_another_figure_in_the_catalogue_leaves_what_is_kept(shelf, monkeypatch):
+    kept = published.find_model("resnet50v2.tiny_cifar10")
+    changed = replace(published.card(""), note="measured anew", results=())
+    monkeypatch.setattr(published, "card", lambda name: changed)
+    assert published.find_model("resnet50v2.tiny_cifar10") == kept
+
+
 def test_a_pretrained_network_has_the_weights_and_says_when_its_head_is_new(shelf, capsys):
     model = resnetv2.create_model("resnet50v2.tiny_cifar10", pretrained=True)
     assert model.preprocessing == card("resnet50v2.a1h_in1k").preprocessing

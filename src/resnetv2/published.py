@@ -157,7 +157,8 @@ def _bare(name: str) -> str:
 
 def _kept(published: Card) -> Path:
     """Return the model file of a card in the cache; made by one process while others wait."""
-    state = json.dumps([published.to_dict(), REVISION], sort_keys=True)
+    known = {key: value for key, value in published.to_dict().items() if key not in ("results", "note")}
+    state = json.dumps([known, REVISION], sort_keys=True)
     key = hashlib.sha256(state.encode()).hexdigest()[:8]
     path = cache_path("models", f"{published.name}-{key}.safetensors")
     if not path.exists():

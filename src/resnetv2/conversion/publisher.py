@@ -61,13 +61,9 @@ class Publisher:
     order: Callable[[ResNetV2Config], Iterable[Module]] = modules  # in which their file has the modules
     aliases: tuple[tuple[str, str], ...] = ()  # (pattern, replacement): takes prefixes and counters off their names
     ignored: str = r"(?!)"  # names of tensors that are no weights, as a pattern; by default none
-    as_trained: tuple[dict[str, Any], Geometry] | None = (
-        None  # config fields and pictures the weights were trained with
-    )
+    as_trained: tuple[dict[str, Any], Geometry] | None = None  # fields of the config, and pictures, of the training
     background: bool = False  # class 0 of 1001 is the background
-    prepare: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = (
-        dict  # takes in what our network has no place for
-    )
+    prepare: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = dict  # absorbs what our network does not have
 
     def tidy(self, source: Tensors) -> tuple[dict[str, np.ndarray], list[str]]:
         """Return the weights by their plain names, and the names of the known extras that were left out.

@@ -141,6 +141,8 @@ def read_tensors(path: Path) -> tuple[str, dict[str, np.ndarray]]:
         raise ConvertError(f"{path}: {error}") from error
     except Error:
         raise
+    except MemoryError as error:
+        raise ConvertError(f"{path} needs more memory than there is") from error
     except _DAMAGE as error:
         if isinstance(error, OSError) and error.errno in _REFUSALS:
             place = f" in {gettempdir()}; TMPDIR names another folder" if error.errno == errno.ENOSPC else ""
