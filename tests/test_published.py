@@ -202,6 +202,11 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left(out, to, message,
     assert (tmp_path / "there.safetensors").read_bytes() == b"mine"
 
 
+def test_a_name_that_no_file_can_have_is_an_error(tmp_path):
+    with pytest.raises(ConvertError, match=r"cannot read a+: File name too long"):
+        resnetv2.convert("a" * 300, out=tmp_path / "x.safetensors")
+
+
 def test_the_command_says_what_it_took_the_file_for(timm_file, tmp_path):
     done = command("convert", timm_file, "--out", tmp_path / "a.safetensors")
     assert done.returncode == 0, done.stderr
