@@ -5,6 +5,7 @@ import http.server
 import json
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ from resnetv2.model import ResNetV2
 from resnetv2.shapes import tensor_shapes
 from resnetv2.weights.catalogue import card
 from resnetv2.weights.location import Location
-from resnetv2.weights.modelfile import read_model_file
+from resnetv2.weights.modelfile import read_model_file, write_model_file
 
 SMALL = {"depths": (1, 1, 1, 1), "width_factor": 0.25}
 
@@ -96,6 +97,31 @@ def test_without_its_head_a_network_answers_with_features_and_labels_nothing(tim
         resnetv2.evaluate(out, pictures, device="cpu")
 
 
+def test_without_its_head_a_model_file_still_says_where_it_comes_from(timm_file, tmp_path):
+    whole = resnetv2.convert(timm_file, out=tmp_path / "model.safetensors")
+    part = resnetv2.convert(whole.out, out=tmp_path / "features.safetensors", drop_head=True)
+    assert part.caveat == whole.caveat
+    origin = resnetv2.info(part.out)["provenance"]["origin"]
+    assert (origin["source"], origin["sha256"]) == ("timm", hashlib.sha256(timm_file.read_bytes()).hexdigest())
+
+
+def test_a_network_for_pictures_smaller_than_32_pixels_has_golden_samples_too(timm_file, tmp_path):
+    made = read_model_file(resnetv2.convert(timm_file, out=tmp_path / "model.safetensors").out)
+    header = replace(made.header, preprocessing=resnetv2.Preprocessing(image_size=16, resize=16))
+    write_model_file(tmp_path / "small.safetensors", replace(made, header=header))
+    out = resnetv2.convert(tmp_path / "small.safetensors", out=tmp_path / "out.safetensors", drop_head=True).out
+    assert resnetv2.verify(out, device="cpu").ok
+
+
+def test_numbers_that_float32_does_not_hold_are_an_error(tmp_path):
+    config = ResNetV2Config(num_classes=3, **SMALL)
+    weights = {name: value.astype(np.float64) for name, value in random_weights(config).items()}
+    weights["head.fc.bias"][1] = 1e300
+    write_checkpoint(tmp_path / "x.safetensors", config, weights, "timm")
+    with pytest.raises(ConvertError, match=r"holds float32, which these exceed: head\.fc\.bias"):
+        resnetv2.convert(tmp_path / "x.safetensors", out=tmp_path / "model.safetensors")
+
+
 @pytest.mark.parametrize("publisher", ["slim", "official"])
 def test_the_background_class_of_tensorflow_goes_unless_it_is_asked_for(publisher, tmp_path):
     config = architecture("resnet50v2", publisher, num_classes=1001, **SMALL)
@@ -149,6 +175,11 @@ def test_class_names_come_from_a_file_or_a_list_and_must_fit(timm_file, tmp_path
         resnetv2.convert(timm_file, out=tmp_path / "b.safetensors", classes=["cat", "dog"])
     with pytest.raises(ConfigError, match="cannot read class names from"):
         resnetv2.convert(timm_file, out=tmp_path / "b.safetensors", classes=tmp_path / "absent.txt")
+    with pytest.raises(ConvertError, match="format 'timm' holds no class names"):
+        resnetv2.convert(timm_file, out=tmp_path / "b.safetensors", to="timm", classes=names)
+    names.write_text("\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="holds no class names; one a line"):
+        resnetv2.convert(timm_file, out=tmp_path / "b.safetensors", classes=names)
     assert not (tmp_path / "b.safetensors").exists()
 
 
@@ -169,6 +200,11 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left(out, to, message,
         resnetv2.convert(timm_file, out=tmp_path / out, to=to)
     assert sorted(tmp_path.rglob("*")) == before
     assert (tmp_path / "there.safetensors").read_bytes() == b"mine"
+
+
+def test_a_name_that_no_file_can_have_is_an_error(tmp_path):
+    with pytest.raises(ConvertError, match=r"cannot read a+: File name too long"):
+        resnetv2.convert("a" * 300, out=tmp_path / "x.safetensors")
 
 
 def test_the_command_says_what_it_took_the_file_for(timm_file, tmp_path):
@@ -241,8 +277,40 @@ def test_published_weights_are_fetched_once_and_then_loaded_by_name(shelf, pictu
     again = resnetv2.load("resnet50v2.tiny_cifar10", device="cpu")
     assert shelf.asked == 1
     np.testing.assert_array_equal(first.logits([picture]), again.logits([picture]))
-    assert resnetv2.fetch(["resnet50v2.tiny_cifar10"]) == [published.locate("resnet50v2.tiny_cifar10")]
+    assert resnetv2.fetch(["resnet50v2.tiny_cifar10"]) == [published.find_model("resnet50v2.tiny_cifar10")]
     assert resnetv2.verify("resnet50v2.tiny_cifar10", device="cpu").ok
+    assert resnetv2.info("resnet50v2.tiny_cifar10")["path"] == str(published.find_model("resnet50v2.tiny_cifar10"))
+
+
+def test_files_that_belong_together_make_the_same_model_file_wherever_the_cache_is(tmp_path, monkeypatch):
+    h5py = pytest.importorskip("h5py")
+    config = ResNetV2Config(num_classes=3, **SMALL)
+    theirs = write(random_weights(config), PUBLISHERS["kerashub3"].rules(config), config)
+    (tmp_path / "hub").mkdir()
+    for name, head in (("model.weights.h5", False), ("task.weights.h5", True)):
+        with h5py.File(tmp_path / "hub" / name, "w") as file:
+            for key, value in theirs.items():
+                if ("dense" in key) == head:
+                    file[key] = value
+    files = tuple(Location(url=f"https://example.org/{name}.weights.h5") for name in ("model", "task"))
+    hub = card("resnet50v2.kerashub_in1k")
+    made = replace(hub, name="resnet50v2.tiny_cifar10", config=config, files=files, labels="")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(published, "fetch_file", lambda location: Path("hub", location.url.rpartition("/")[2]))
+    monkeypatch.setattr(published, "card", lambda name: made)
+    monkeypatch.setattr(published, "cards", lambda pattern="*": [made])
+    kept = []
+    for cache in ("one", "two"):
+        monkeypatch.setenv("RESNETV2_CACHE", str(tmp_path / cache))
+        kept.append(published.find_model(made.name).read_bytes())
+    assert kept[0] == kept[1]
+
+
+def test_another_figure_in_the_catalogue_leaves_what_is_kept(shelf, monkeypatch):
+    kept = published.find_model("resnet50v2.tiny_cifar10")
+    changed = replace(published.card(""), note="measured anew", results=())
+    monkeypatch.setattr(published, "card", lambda name: changed)
+    assert published.find_model("resnet50v2.tiny_cifar10") == kept
 
 
 def test_a_pretrained_network_has_the_weights_and_says_when_its_head_is_new(shelf, capsys):
@@ -256,6 +324,7 @@ def test_a_pretrained_network_has_the_weights_and_says_when_its_head_is_new(shel
     assert "its head for 3 classes gives way to a random one" in capsys.readouterr().err
     assert torch.equal(other.stem.conv.weight, model.stem.conv.weight)
     maps = resnetv2.create_model("resnet50v2.tiny_cifar10", pretrained=True, features_only=True)
+    assert maps.preprocessing == model.preprocessing
     assert len(maps.eval()(torch.zeros(1, 3, 64, 64))) == 4
     with pytest.raises(ConfigError, match="pretrained weights fix stem"):
         resnetv2.create_model("resnet50v2.tiny_cifar10", pretrained=True, stem="3x3")

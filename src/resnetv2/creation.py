@@ -10,9 +10,9 @@ from resnetv2.config import ARCHITECTURES, ResNetV2Config, architecture
 from resnetv2.console import talk
 from resnetv2.errors import ConfigError, unknown
 from resnetv2.model import FeatureMaps, ResNetV2
-from resnetv2.published import locate
+from resnetv2.published import find_model
 from resnetv2.runtime.pytorch import build_model
-from resnetv2.weights.catalogue import card, cards
+from resnetv2.weights.catalogue import card, list_models
 from resnetv2.weights.modelfile import read_model_file
 
 
@@ -75,7 +75,7 @@ def create_model(
 def _config(name: str, dialect: str | None, changes: Mapping[str, Any]) -> ResNetV2Config:
     if name in ARCHITECTURES:
         return architecture(name, dialect or "torch", **changes)
-    known = [published.name for published in cards()]
+    known = list_models(pretrained=True)
     if name not in known:
         raise ConfigError(unknown("architecture or published weights", name, [*ARCHITECTURES, *known]))
     if dialect is not None:
@@ -84,7 +84,7 @@ def _config(name: str, dialect: str | None, changes: Mapping[str, Any]) -> ResNe
 
 
 def _pretrained(name: str, num_classes: int | None, options: Mapping[str, Any]) -> ResNetV2:
-    file = read_model_file(locate(name))
+    file = read_model_file(find_model(name))
     model = build_model(file.header.architecture, file.weights, **options)
     model.preprocessing = file.header.preprocessing
     if num_classes is not None and num_classes != model.num_classes:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+
 import resnetv2
 from resnetv2.cache import cache_path, locked
 from resnetv2.config import ARCHITECTURES
 from resnetv2.console import talk
 from resnetv2.conversion.checkpoints import Checkpoint, digest, read_checkpoint
-from resnetv2.conversion.writers import ENDINGS, write_checkpoint
+from resnetv2.conversion.writers import WRITERS, write_checkpoint
 from resnetv2.errors import ConfigError, ConvertError, MissingExtra, ModelFileError, unknown
 from resnetv2.weights.catalogue import Card, card, cards
 from resnetv2.weights.download import fetch_file
@@ -59,7 +62,7 @@ def convert(
         file: what ``conversion.read_checkpoint`` reads, or a model file; read only.
         out: the new file, with the ending of its format.
         source: whose checkpoint it is: "auto" recognises it by the names and shapes of the tensors.
-        to: "model", or a key of ``conversion.writers.WRITERS`` such as "timm" or "keras".
+        to: "model", or a key of ``conversion.writers.WRITERS``: "timm", "keras" …
         variant: "as-shipped" is the graph of the publisher's code. "as-trained", for Keras Applications and TF-Slim, is
             the graph and the preprocessing at 299 pixels that the weights were trained with; see docs/convert.md.
         drop_head: leave the classifier out; the network answers with pooled features.
@@ -76,6 +79,9 @@ def convert(
     """
     file, out = Path(file), Path(out)
     _check_out(out, to)
+    names = _named(classes)
+    if names and to != _MODEL:
+        raise ConvertError(f"a file of the format {to!r} holds no class names: leave classes out")
     checkpoint = _read(file, source, variant)
     if drop_head:
         checkpoint = checkpoint.without_head()
@@ -84,7 +90,7 @@ def convert(
     elif not checkpoint.background:
         raise ConvertError(f"{file} has no background class to keep: it has {checkpoint.config.num_classes} classes")
     if to == _MODEL:
-        write_model_file(out, _model_file(checkpoint, _named(classes) or checkpoint.classes))
+        write_model_file(out, _model_file(checkpoint, names or checkpoint.classes))
     else:
         write_checkpoint(out, checkpoint.config, checkpoint.weights, to)
     return Conversion(
@@ -115,11 +121,12 @@ def fetch(names: Sequence[str]) -> list[Path]:
     return [_kept(found) for found in _matching(names)]
 
 
-def locate(model: str | Path) -> Path:
+def find_model(model: str | Path) -> Path:
     """Return the model file that a path or a published name stands for; fetches the latter if it is not kept yet.
 
     Raises:
         ModelFileError: neither a file nor a published name.
+        ConfigError: the name of an architecture, which says no weights.
         DownloadError, ConvertError: as ``fetch``.
     """
     path, name = Path(model), str(model)
@@ -150,7 +157,8 @@ def _bare(name: str) -> str:
 
 def _kept(published: Card) -> Path:
     """Return the model file of a card in the cache; made by one process while others wait."""
-    state = json.dumps([published.to_dict(), REVISION], sort_keys=True)
+    known = {key: value for key, value in published.to_dict().items() if key not in ("results", "note")}
+    state = json.dumps([known, REVISION], sort_keys=True)
     key = hashlib.sha256(state.encode()).hexdigest()[:8]
     path = cache_path("models", f"{published.name}-{key}.safetensors")
     if not path.exists():
@@ -163,7 +171,7 @@ def _kept(published: Card) -> Path:
 def _make(published: Card, path: Path) -> None:
     files = [fetch_file(location) for location in published.files]
     talk().print(f"converting {published.name}: {path}", soft_wrap=True)
-    with _together(files) as source:
+    with _together(published.name, files) as source:
         checkpoint = read_checkpoint(source, published.source, published.variant).without_background()
     expected = published.config
     if replace(checkpoint.config, num_classes=expected.num_classes) != expected:
@@ -174,20 +182,22 @@ def _make(published: Card, path: Path) -> None:
 
 
 @contextmanager
-def _together(files: Sequence[Path]) -> Iterator[Path]:
-    """Yield the one file, or a folder in which several that belong together have their names."""
+def _together(name: str, files: Sequence[Path]) -> Iterator[Path]:
+    """Yield the one file, or a folder called ``name`` in which several that belong together have their names."""
     if len(files) == 1:
         yield files[0]
         return
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as temporary:
+        folder = Path(temporary, name)
+        folder.mkdir()
         for file in files:
-            Path(folder, file.name).symlink_to(file)
-        yield Path(folder)
+            shutil.copyfile(file, folder / file.name)  # Windows lets few people make links
+        yield folder
 
 
 def _check_out(out: Path, to: str) -> None:
     """Refuse what cannot be written before anything is read."""
-    endings = {_MODEL: ".safetensors", **ENDINGS}
+    endings = {_MODEL: ".safetensors", **{name: writer.ending for name, writer in WRITERS.items()}}
     if to not in endings:
         raise ConvertError(unknown("format", to, endings))
     if out.suffix != endings[to]:
@@ -212,7 +222,8 @@ def _read(file: Path, source: str, variant: str) -> Checkpoint:
         "source": "resnetv2",
         "reason": "a model file of resnetv2",
         "sha256": digest(file),
-        "preprocessing": "",
+        "preprocessing": header.provenance.get("preprocessing", ""),
+        "origin": {key: header.provenance[key] for key in ("source", "reason", "sha256") if key in header.provenance},
     }
     return Checkpoint(header.architecture, dict(model.weights), header.preprocessing, provenance, header.classes)
 
@@ -232,7 +243,11 @@ def _model_file(checkpoint: Checkpoint, classes: tuple[str, ...]) -> ModelFile:
         classes=classes or (class_names(_LABELS[count]) if count in _LABELS else tuple(map(str, range(count)))),
         provenance={"created_by": f"resnetv2 {resnetv2.__version__}", **checkpoint.provenance},
     )
-    weights = {name: value.astype("float32", copy=False) for name, value in checkpoint.weights.items()}
+    with np.errstate(over="ignore"):
+        weights = {name: value.astype("float32", copy=False) for name, value in checkpoint.weights.items()}
+    endless = [name for name, value in weights.items() if not np.isfinite(value).all()]
+    if endless:
+        raise ConvertError(f"a model file holds float32, which these exceed: {', '.join(endless[:12])}")
     model = build_model(checkpoint.config, weights)
     return model_file(model, header, golden_pictures(checkpoint.preprocessing.image_size), torch.device("cpu"))
 
@@ -247,4 +262,7 @@ def _named(classes: str | Path | Sequence[str] | None) -> tuple[str, ...]:
         lines = Path(classes).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read class names from {classes}: {error}") from error
-    return tuple(line.strip() for line in lines if line.strip())
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise ConfigError(f"{classes} holds no class names; one a line is expected")
+    return names

@@ -38,9 +38,9 @@ def write_sealed(path: Path, header: Mapping[str, Any], tensors: Mapping[str, np
 
 def is_sealed(path: Path) -> bool:
     """Tell whether a path is a file that ``write_sealed`` wrote, without looking further than its metadata."""
-    if not path.is_file():
-        return False
     try:
+        if not path.is_file():
+            return False
         with safe_open(path, "numpy") as file:
             return _KEY in (file.metadata() or {})
     except (SafetensorError, OSError):
