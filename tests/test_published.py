@@ -3,6 +3,7 @@
 import hashlib
 import http.server
 import json
+import shutil
 import threading
 from dataclasses import replace
 
@@ -18,7 +19,7 @@ from resnetv2.config import ResNetV2Config, architecture
 from resnetv2.conversion import write_checkpoint
 from resnetv2.conversion.recognition import PUBLISHERS
 from resnetv2.conversion.rules import write
-from resnetv2.errors import ConfigError, ConvertError, Error, ModelFileError
+from resnetv2.errors import ConfigError, ConvertError, DataError, Error, ModelFileError
 from resnetv2.model import ResNetV2
 from resnetv2.shapes import tensor_shapes
 from resnetv2.weights.catalogue import card
@@ -150,6 +151,43 @@ def test_class_names_come_from_a_file_or_a_list_and_must_fit(timm_file, tmp_path
     with pytest.raises(ConfigError, match="cannot read class names from"):
         resnetv2.convert(timm_file, out=tmp_path / "b.safetensors", classes=tmp_path / "absent.txt")
     assert not (tmp_path / "b.safetensors").exists()
+
+
+def test_class_files_may_come_from_other_systems_and_must_say_something(timm_file, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_bytes("\ufeffcat\r\nhot\u2028dog\r\nbird\r\n".encode())
+    out = resnetv2.convert(timm_file, out=tmp_path / "a.safetensors", classes=names).out
+    assert resnetv2.info(out)["classes"] == ["cat", "hot\u2028dog", "bird"]
+    names.write_text("cat\ndog\ncat\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="'cat' more than once"):
+        resnetv2.convert(timm_file, out=tmp_path / "b.safetensors", classes=names)
+    with pytest.raises(ConfigError, match="'timm' holds no class names"):
+        resnetv2.convert(timm_file, out=tmp_path / "b.safetensors", classes=names, to="timm")
+    names.write_text("\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="holds no class names"):
+        resnetv2.convert(timm_file, out=tmp_path / "b.safetensors", classes=names)
+
+
+def test_imagenets_folders_are_named_by_synsets_and_evaluated_as_such(pictures, tmp_path):
+    config = ResNetV2Config(num_classes=1000, **SMALL)
+    theirs = tmp_path / "theirs.safetensors"
+    write_checkpoint(theirs, config, random_weights(config), "timm")
+    model = resnetv2.convert(theirs, out=tmp_path / "model.safetensors").out
+    assert resnetv2.info(model)["provenance"]["labels"] == "in1k"
+    reports = {}
+    for names in (("tench", "goldfish"), ("n01440764", "n01443537")):
+        for name, colour in zip(names, ("red", "blue"), strict=True):
+            shutil.copytree(pictures / "test" / colour, tmp_path / names[0] / "val" / name)
+        report = resnetv2.evaluate(model, tmp_path / names[0], split="val", device="cpu")
+        reports[names[0]] = {key: value for key, value in report.items() if key != "data"}
+    assert reports["tench"] == reports["n01440764"]
+    assert [entry["n"] for entry in reports["tench"]["per_class"][:3]] == [2, 2, 0]
+    again = resnetv2.convert(model, out=tmp_path / "again.safetensors").out
+    assert resnetv2.info(again)["provenance"]["labels"] == "in1k"
+    own = resnetv2.convert(model, out=tmp_path / "own.safetensors", classes=list(map(str, range(1000)))).out
+    assert resnetv2.info(own)["provenance"]["labels"] == ""
+    with pytest.raises(DataError, match="does not know: 'n01440764', 'n01443537'"):
+        resnetv2.evaluate(own, tmp_path / "n01440764", split="val", device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ def convert(
         drop_head: leave the classifier out; the network answers with pooled features.
         keep_background: keep class 0 of TensorFlow's 1001, which is no class of ImageNet.
         classes: class names by index, or a text file with one a line; by default ImageNet's where their number says so,
-            else the numbers.
+            else the numbers. Model files alone hold them.
 
     Raises:
         ConvertError: the file cannot be read, is not recognised or not whole; ``out`` is there already or has another
@@ -76,6 +76,9 @@ def convert(
     """
     file, out = Path(file), Path(out)
     _check_out(out, to)
+    names = _named(classes)
+    if names and to != _MODEL:
+        raise ConfigError(f"a file of the format {to!r} holds no class names: leave classes out")
     checkpoint = _read(file, source, variant)
     if drop_head:
         checkpoint = checkpoint.without_head()
@@ -84,7 +87,7 @@ def convert(
     elif not checkpoint.background:
         raise ConvertError(f"{file} has no background class to keep: it has {checkpoint.config.num_classes} classes")
     if to == _MODEL:
-        write_model_file(out, _model_file(checkpoint, _named(classes) or checkpoint.classes))
+        write_model_file(out, _model_file(checkpoint, *_classes(checkpoint, names)))
     else:
         write_checkpoint(out, checkpoint.config, checkpoint.weights, to)
     return Conversion(
@@ -170,7 +173,7 @@ def _make(published: Card, path: Path) -> None:
         raise ConvertError(f"{files[0]} is no {published.name}: {checkpoint.provenance['reason']}")
     provenance = {**checkpoint.provenance, "name": published.name, "licence": published.licence}
     made = replace(checkpoint, preprocessing=published.preprocessing, provenance=provenance)
-    write_model_file(path, _model_file(made, class_names(published.labels)))
+    write_model_file(path, _model_file(made, *_classes(made, class_names(published.labels), published.labels)))
 
 
 @contextmanager
@@ -217,7 +220,18 @@ def _read(file: Path, source: str, variant: str) -> Checkpoint:
     return Checkpoint(header.architecture, dict(model.weights), header.preprocessing, provenance, header.classes)
 
 
-def _model_file(checkpoint: Checkpoint, classes: tuple[str, ...]) -> ModelFile:
+def _classes(checkpoint: Checkpoint, names: tuple[str, ...], labels: str = "") -> tuple[tuple[str, ...], str]:
+    """Return class names by index, and what they are in ``labels.class_names``: "" where they are nothing of that."""
+    count = checkpoint.config.num_classes
+    if names:
+        return names, labels
+    if checkpoint.classes:
+        return checkpoint.classes, checkpoint.provenance.get("labels", "")
+    labels = _LABELS.get(count, "")
+    return class_names(labels) if labels else tuple(map(str, range(count))), labels
+
+
+def _model_file(checkpoint: Checkpoint, classes: tuple[str, ...], labels: str) -> ModelFile:
     """Return the model file of a checkpoint, its golden samples answered by our own network."""
     try:
         import torch
@@ -225,12 +239,11 @@ def _model_file(checkpoint: Checkpoint, classes: tuple[str, ...]) -> ModelFile:
         from resnetv2.runtime.pytorch import build_model, model_file
     except ModuleNotFoundError as error:
         raise MissingExtra("writing a model file", "train") from error
-    count = checkpoint.config.num_classes
     header = Header(
         architecture=checkpoint.config,
         preprocessing=checkpoint.preprocessing,
-        classes=classes or (class_names(_LABELS[count]) if count in _LABELS else tuple(map(str, range(count)))),
-        provenance={"created_by": f"resnetv2 {resnetv2.__version__}", **checkpoint.provenance},
+        classes=classes,
+        provenance={"created_by": f"resnetv2 {resnetv2.__version__}", **checkpoint.provenance, "labels": labels},
     )
     weights = {name: value.astype("float32", copy=False) for name, value in checkpoint.weights.items()}
     model = build_model(checkpoint.config, weights)
@@ -238,13 +251,16 @@ def _model_file(checkpoint: Checkpoint, classes: tuple[str, ...]) -> ModelFile:
 
 
 def _named(classes: str | Path | Sequence[str] | None) -> tuple[str, ...]:
-    """Return class names, read from a text file if it is given."""
+    """Return class names, read from a text file if it is given; none where none are given."""
     if classes is None:
         return ()
     if not isinstance(classes, str | Path):
         return tuple(classes)
     try:
-        lines = Path(classes).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        lines = Path(classes).read_text(encoding="utf-8-sig").split("\n")
+    except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read class names from {classes}: {error}") from error
-    return tuple(line.strip() for line in lines if line.strip())
+    names = tuple(line.strip() for line in lines if line.strip())
+    if not names:
+        raise ConfigError(f"{classes} holds no class names: one a line is expected")
+    return names
