@@ -50,6 +50,9 @@ _DAMAGE = (
 )  # what readers of damaged bytes raise
 
 
+_SAID = 300  # characters of an error that others wrote, which may quote what a file holds
+
+
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
     """Return the tensors of a .safetensors file by name; bfloat16, which NumPy lacks, becomes float32 exactly."""
     taken = budget.Budget()
@@ -117,7 +120,7 @@ def read_tensors(path: Path) -> tuple[str, dict[str, np.ndarray]]:
     except Error:
         raise
     except _DAMAGE as error:
-        raise ConvertError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+        raise ConvertError(f"{path} is damaged: {type(error).__name__}: {str(error)[:_SAID]}") from error
 
 
 @contextmanager
