@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from runs import command, write_colours
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import resnetv2
 from resnetv2 import published
@@ -222,6 +222,26 @@ def test_the_command_says_what_it_took_the_file_for(timm_file, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_names_too_long_and_messages_with_foreign_characters_are_plain_errors(timm_file, tmp_path):
+    long = "a" * 300
+    for words in (
+        ("predict", long, "x.png"),
+        ("info", f"{long}.safetensors"),
+        ("convert", long, "--out", tmp_path / "x.safetensors"),
+        ("convert", timm_file, "--out", tmp_path / f"{long}.safetensors"),
+    ):
+        done = command(*words)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith(f"resnetv2 {words[0]}: error: ")
+    hostile = tmp_path / "hostile.safetensors"
+    save_file({"\x1b[2J" + "x" * 100_000: np.zeros(3, np.float32)}, hostile)
+    done = command("convert", hostile, "--out", tmp_path / "x.safetensors")
+    assert done.returncode == 2
+    assert "\\x1b[2J" in done.stderr
+    assert "\x1b" not in done.stderr
+    assert len(done.stderr) < 10_000
+
+
 # --- by name ----------------------------------------------------------------------------------------------------------
 
 
@@ -283,6 +303,25 @@ def test_published_weights_are_fetched_once_and_then_loaded_by_name(shelf, pictu
     assert resnetv2.verify("resnet50v2.tiny_cifar10", device="cpu").ok
 
 
+@pytest.mark.parametrize("place", [-1, 3, 2000])  # in the weights, in the length, in the header
+def test_a_damaged_model_file_in_the_cache_is_said_and_made_anew_without_another_download(place, shelf, capsys):
+    (path,) = resnetv2.fetch(["resnet50v2.tiny_cifar10"])
+    whole = path.read_bytes()
+    for use in (
+        lambda: resnetv2.load("resnet50v2.tiny_cifar10", device="cpu"),
+        lambda: resnetv2.fetch(["resnet50v2.tiny_cifar10"]),
+        lambda: resnetv2.verify("resnet50v2.tiny_cifar10", device="cpu"),
+        lambda: resnetv2.create_model("resnet50v2.tiny_cifar10", pretrained=True),
+    ):
+        damaged = bytearray(whole)
+        damaged[place] ^= 255
+        path.write_bytes(damaged)
+        use()
+        assert path.read_bytes() == whole
+        assert "making it anew" in capsys.readouterr().err
+    assert shelf.asked == 1
+
+
 def test_a_pretrained_network_has_the_weights_and_says_when_its_head_is_new(shelf, capsys):
     model = resnetv2.create_model("resnet50v2.tiny_cifar10", pretrained=True)
     assert model.preprocessing == card("resnet50v2.a1h_in1k").preprocessing
@@ -324,5 +363,11 @@ def test_a_published_name_without_pretrained_is_its_architecture_with_random_wei
     model = resnetv2.create_model("resnet50v2.keras_in1k", num_classes=5)
     assert model.config == architecture("resnet50v2", "keras", num_classes=5)
     assert model.preprocessing is None
+    with pytest.raises(ConfigError, match="unknown dialect ''"):
+        resnetv2.create_model("resnet50v2", dialect="")
+    with pytest.raises(ConfigError, match="say features_only=True"):
+        resnetv2.create_model("resnet50v2", out_indices=[1])
+    with pytest.raises(ConfigError, match="pretrained=True"):
+        resnetv2.create_model(__file__)
     with pytest.raises(ConfigError, match="fixes the dialect"):
         resnetv2.create_model("resnet50v2.keras_in1k", dialect="torch")

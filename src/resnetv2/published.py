@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TypeVar
 
 import resnetv2
 from resnetv2.cache import cache_path, locked
@@ -21,12 +24,15 @@ from resnetv2.weights.catalogue import Card, card, cards
 from resnetv2.weights.download import fetch_file
 from resnetv2.weights.golden import golden_pictures
 from resnetv2.weights.labels import class_names
-from resnetv2.weights.modelfile import Header, ModelFile, read_model_file, write_model_file
+from resnetv2.weights.modelfile import SCHEMA_VERSION, Header, ModelFile, read_model_file, write_model_file
 from resnetv2.weights.sealed import is_sealed
 
 REVISION = 1  # raised when a conversion makes something else of the same file: what is kept is then made anew
 _MODEL = "model"
 _LABELS = {1000: "in1k", 1001: "in1k_background", 21843: "in21k_goog"}  # what so many classes stand for
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +111,8 @@ def fetch(names: Sequence[str]) -> list[Path]:
     """Download published weights, convert them, and keep them in the cache; what is there already is not fetched again.
 
     Args:
-        names: such as "resnet50v2.a1h_in1k"; shell patterns such as "resnet50v2.*_in1k" stand for all that match.
+        names: such as "resnet50v2.a1h_in1k"; shell patterns such as "resnet50v2.*_in1k" stand for all that match. Model
+            files that are kept already are checked, and made anew if they are damaged.
 
     Returns:
         The model files, in order.
@@ -115,7 +122,32 @@ def fetch(names: Sequence[str]) -> list[Path]:
         DownloadError: they cannot be fetched, or are not what the publisher's hash says.
         ConvertError: what was fetched is not what the catalogue says it is.
     """
-    return [_kept(found) for found in _matching(names)]
+    found = _matching(names)
+    for published in found:
+        read_published(published.name, read_model_file)
+    return [_kept(published) for published in found]
+
+
+def read_published(model: str | Path, read: Callable[[Path], T]) -> T:
+    """Read the model file that a path or a published name stands for; a damaged one in the cache is made anew.
+
+    Args:
+        model: a model file, or a name such as "resnet50v2.a1h_in1k".
+        read: ``read_model_file`` or ``read_header``.
+
+    Raises:
+        ModelFileError: neither a file nor a published name, or what ``read`` says of a file that is not the cache's.
+        DownloadError, ConvertError: as ``fetch``.
+    """
+    path = locate(model)
+    try:
+        return read(path)
+    except ModelFileError as error:
+        if path == Path(model):
+            raise
+        talk().print(f"{error}; making it anew", soft_wrap=True)
+    path.unlink(missing_ok=True)
+    return read(locate(model))
 
 
 def locate(model: str | Path) -> Path:
@@ -126,7 +158,7 @@ def locate(model: str | Path) -> Path:
         DownloadError, ConvertError: as ``fetch``.
     """
     path, name = Path(model), str(model)
-    if path.exists() or path.suffix == ".safetensors" or path.name != name:
+    if os.path.exists(path) or path.suffix == ".safetensors" or path.name != name:  # noqa: PTH110  Path.exists raises on a name too long
         return path
     known = [published.name for published in cards()]
     if name in known:
@@ -153,7 +185,7 @@ def _bare(name: str) -> str:
 
 def _kept(published: Card) -> Path:
     """Return the model file of a card in the cache; made by one process while others wait."""
-    state = json.dumps([published.to_dict(), REVISION], sort_keys=True)
+    state = json.dumps([published.to_dict(), REVISION, SCHEMA_VERSION], sort_keys=True)
     key = hashlib.sha256(state.encode()).hexdigest()[:8]
     path = cache_path("models", f"{published.name}-{key}.safetensors")
     if not path.exists():
@@ -184,8 +216,15 @@ def _together(files: Sequence[Path]) -> Iterator[Path]:
         return
     with TemporaryDirectory() as folder:
         for file in files:
-            Path(folder, file.name).symlink_to(file)
+            _link(file, Path(folder, file.name))
         yield Path(folder)
+
+
+def _link(file: Path, path: Path) -> None:
+    try:
+        path.symlink_to(file)
+    except OSError:  # Windows lets few people make links
+        shutil.copyfile(file, path)
 
 
 def _check_out(out: Path, to: str) -> None:
@@ -195,7 +234,7 @@ def _check_out(out: Path, to: str) -> None:
         raise ConvertError(unknown("format", to, endings))
     if out.suffix != endings[to]:
         raise ConvertError(f"a file of the format {to!r} ends in {endings[to]}, got {out}; formats: {_spell(endings)}")
-    if out.exists():
+    if os.path.lexists(out):
         raise ConvertError(f"{out} exists: choose another --out")
 
 

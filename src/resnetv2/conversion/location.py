@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from itertools import islice
@@ -26,18 +27,18 @@ def locate(path: Path, is_checkpoint: Callable[[Path], bool]) -> Path:
     Raises:
         ConvertError: there is none, or more than one.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  Path.is_dir raises on a name too long; so on below
         if preset_files(path):
             return path
         try:
             return only_checkpoint(path, is_checkpoint)
         except ConvertError as error:
             raise ConvertError(f"{path} is a folder; {error}") from error
-    if not path.exists() or _SHARD.search(path.name):
+    if not os.path.exists(path) or _SHARD.search(path.name):  # noqa: PTH110
         index = path.with_name(_SHARD.sub("", path.name) + INDEX)
-        if index.is_file():
+        if os.path.isfile(index):  # noqa: PTH113
             return index
-    if not path.is_file():
+    if not os.path.isfile(path):  # noqa: PTH113
         raise ConvertError(f"no such file: {path}")
     return path
 
