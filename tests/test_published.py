@@ -2,6 +2,7 @@
 
 import hashlib
 import http.server
+import io
 import json
 import shutil
 import threading
@@ -10,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from runs import command, write_colours
 from safetensors.numpy import load_file, save_file
 
@@ -23,6 +25,7 @@ from resnetv2.errors import ConfigError, ConvertError, DataError, Error, ModelFi
 from resnetv2.model import ResNetV2
 from resnetv2.shapes import tensor_shapes
 from resnetv2.weights.catalogue import card
+from resnetv2.weights.golden import golden_pictures
 from resnetv2.weights.location import Location
 from resnetv2.weights.modelfile import read_model_file
 
@@ -220,6 +223,11 @@ def test_the_command_says_what_it_took_the_file_for(timm_file, tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("resnetv2 convert: error: ")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("size", [1, 28, 32])
+def test_golden_pictures_are_made_for_the_smallest_networks_too(size):
+    assert len({Image.open(io.BytesIO(data)).size for data in golden_pictures(size)}) == 3
 
 
 def test_names_too_long_and_messages_with_foreign_characters_are_plain_errors(timm_file, tmp_path):
