@@ -225,6 +225,14 @@ def test_the_command_says_what_it_took_the_file_for(timm_file, tmp_path):
     assert "Traceback" not in done.stderr
 
 
+def test_numbers_beyond_float32_are_named(timm_file, tmp_path):
+    wide = {name: value.astype(np.float64) for name, value in load_file(timm_file).items()}
+    wide["norm.running_var"] *= 1e300  # its inverse is 0, and the answers are finite
+    save_file(wide, tmp_path / "wide.safetensors")
+    with pytest.raises(ConvertError, match=r"beyond it in norm\.running_var"):
+        resnetv2.convert(tmp_path / "wide.safetensors", out=tmp_path / "x.safetensors")
+
+
 @pytest.mark.parametrize("size", [1, 28, 32])
 def test_golden_pictures_are_made_for_the_smallest_networks_too(size):
     assert len({Image.open(io.BytesIO(data)).size for data in golden_pictures(size)}) == 3

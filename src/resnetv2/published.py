@@ -13,6 +13,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeVar
 
+import numpy as np
+
 import resnetv2
 from resnetv2.cache import cache_path, locked
 from resnetv2.config import ARCHITECTURES
@@ -284,7 +286,11 @@ def _model_file(checkpoint: Checkpoint, classes: tuple[str, ...], labels: str) -
         classes=classes,
         provenance={"created_by": f"resnetv2 {resnetv2.__version__}", **checkpoint.provenance, "labels": labels},
     )
-    weights = {name: value.astype("float32", copy=False) for name, value in checkpoint.weights.items()}
+    with np.errstate(over="ignore"):  # said below
+        weights = {name: value.astype("float32", copy=False) for name, value in checkpoint.weights.items()}
+    beyond = [name for name, value in weights.items() if not np.isfinite(value).all()]
+    if beyond:
+        raise ConvertError(f"a model file holds float32, and numbers are beyond it in {', '.join(beyond[:12])}")
     model = build_model(checkpoint.config, weights)
     return model_file(model, header, golden_pictures(checkpoint.preprocessing.image_size), torch.device("cpu"))
 
