@@ -2,7 +2,9 @@
 
 import hashlib
 import http.server
+import io
 import json
+import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from runs import command, write_colours
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import resnetv2
 from resnetv2 import published
@@ -19,10 +22,11 @@ from resnetv2.config import ResNetV2Config, architecture
 from resnetv2.conversion import write_checkpoint
 from resnetv2.conversion.recognition import PUBLISHERS
 from resnetv2.conversion.rules import write
-from resnetv2.errors import ConfigError, ConvertError, Error, ModelFileError
+from resnetv2.errors import ConfigError, ConvertError, DataError, Error, ModelFileError
 from resnetv2.model import ResNetV2
 from resnetv2.shapes import tensor_shapes
 from resnetv2.weights.catalogue import card
+from resnetv2.weights.golden import golden_pictures
 from resnetv2.weights.location import Location
 from resnetv2.weights.modelfile import read_model_file, write_model_file
 
@@ -183,6 +187,43 @@ def test_class_names_come_from_a_file_or_a_list_and_must_fit(timm_file, tmp_path
     assert not (tmp_path / "b.safetensors").exists()
 
 
+def test_class_files_may_come_from_other_systems_and_must_say_something(timm_file, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_bytes("\ufeffcat\r\nhot\u2028dog\r\nbird\r\n".encode())
+    out = resnetv2.convert(timm_file, out=tmp_path / "a.safetensors", classes=names).out
+    assert resnetv2.info(out)["classes"] == ["cat", "hot\u2028dog", "bird"]
+    names.write_text("cat\ndog\ncat\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="'cat' more than once"):
+        resnetv2.convert(timm_file, out=tmp_path / "b.safetensors", classes=names)
+    with pytest.raises(ConfigError, match="'timm' holds no class names"):
+        resnetv2.convert(timm_file, out=tmp_path / "b.safetensors", classes=names, to="timm")
+    names.write_text("\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="holds no class names"):
+        resnetv2.convert(timm_file, out=tmp_path / "b.safetensors", classes=names)
+
+
+def test_imagenets_folders_are_named_by_synsets_and_evaluated_as_such(pictures, tmp_path):
+    config = ResNetV2Config(num_classes=1000, **SMALL)
+    theirs = tmp_path / "theirs.safetensors"
+    write_checkpoint(theirs, config, random_weights(config), "timm")
+    model = resnetv2.convert(theirs, out=tmp_path / "model.safetensors").out
+    assert resnetv2.info(model)["provenance"]["labels"] == "in1k"
+    reports = {}
+    for names in (("tench", "goldfish"), ("n01440764", "n01443537")):
+        for name, colour in zip(names, ("red", "blue"), strict=True):
+            shutil.copytree(pictures / "test" / colour, tmp_path / names[0] / "val" / name)
+        report = resnetv2.evaluate(model, tmp_path / names[0], split="val", device="cpu")
+        reports[names[0]] = {key: value for key, value in report.items() if key != "data"}
+    assert reports["tench"] == reports["n01440764"]
+    assert [entry["n"] for entry in reports["tench"]["per_class"][:3]] == [2, 2, 0]
+    again = resnetv2.convert(model, out=tmp_path / "again.safetensors").out
+    assert resnetv2.info(again)["provenance"]["labels"] == "in1k"
+    own = resnetv2.convert(model, out=tmp_path / "own.safetensors", classes=list(map(str, range(1000)))).out
+    assert resnetv2.info(own)["provenance"]["labels"] == ""
+    with pytest.raises(DataError, match="does not know: 'n01440764', 'n01443537'"):
+        resnetv2.evaluate(own, tmp_path / "n01440764", split="val", device="cpu")
+
+
 @pytest.mark.parametrize(
     ("out", "to", "message"),
     [
@@ -218,6 +259,39 @@ def test_the_command_says_what_it_took_the_file_for(timm_file, tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("resnetv2 convert: error: ")
     assert "Traceback" not in done.stderr
+
+
+def test_numbers_beyond_float32_are_named(timm_file, tmp_path):
+    wide = {name: value.astype(np.float64) for name, value in load_file(timm_file).items()}
+    wide["norm.running_var"] *= 1e300  # its inverse is 0, and the answers are finite
+    save_file(wide, tmp_path / "wide.safetensors")
+    with pytest.raises(ConvertError, match=r"beyond it in norm\.running_var"):
+        resnetv2.convert(tmp_path / "wide.safetensors", out=tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("size", [1, 28, 32])
+def test_golden_pictures_are_made_for_the_smallest_networks_too(size):
+    assert len({Image.open(io.BytesIO(data)).size for data in golden_pictures(size)}) == 3
+
+
+def test_names_too_long_and_messages_with_foreign_characters_are_plain_errors(timm_file, tmp_path):
+    long = "a" * 300
+    for words in (
+        ("predict", long, "x.png"),
+        ("info", f"{long}.safetensors"),
+        ("convert", long, "--out", tmp_path / "x.safetensors"),
+        ("convert", timm_file, "--out", tmp_path / f"{long}.safetensors"),
+    ):
+        done = command(*words)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith(f"resnetv2 {words[0]}: error: ")
+    hostile = tmp_path / "hostile.safetensors"
+    save_file({"\x1b[2J" + "x" * 100_000: np.zeros(3, np.float32)}, hostile)
+    done = command("convert", hostile, "--out", tmp_path / "x.safetensors")
+    assert done.returncode == 2
+    assert "\\x1b[2J" in done.stderr
+    assert "\x1b" not in done.stderr
+    assert len(done.stderr) < 10_000
 
 
 # --- by name ----------------------------------------------------------------------------------------------------------
@@ -313,6 +387,25 @@ def test_another_figure_in_the_catalogue_leaves_what_is_kept(shelf, monkeypatch)
     assert published.find_model("resnet50v2.tiny_cifar10") == kept
 
 
+@pytest.mark.parametrize("place", [-1, 3, 2000])  # in the weights, in the length, in the header
+def test_a_damaged_model_file_in_the_cache_is_said_and_made_anew_without_another_download(place, shelf, capsys):
+    (path,) = resnetv2.fetch(["resnet50v2.tiny_cifar10"])
+    whole = path.read_bytes()
+    for use in (
+        lambda: resnetv2.load("resnet50v2.tiny_cifar10", device="cpu"),
+        lambda: resnetv2.fetch(["resnet50v2.tiny_cifar10"]),
+        lambda: resnetv2.verify("resnet50v2.tiny_cifar10", device="cpu"),
+        lambda: resnetv2.create_model("resnet50v2.tiny_cifar10", pretrained=True),
+    ):
+        damaged = bytearray(whole)
+        damaged[place] ^= 255
+        path.write_bytes(damaged)
+        use()
+        assert path.read_bytes() == whole
+        assert "making it anew" in capsys.readouterr().err
+    assert shelf.asked == 1
+
+
 def test_a_pretrained_network_has_the_weights_and_says_when_its_head_is_new(shelf, capsys):
     model = resnetv2.create_model("resnet50v2.tiny_cifar10", pretrained=True)
     assert model.preprocessing == card("resnet50v2.a1h_in1k").preprocessing
@@ -355,5 +448,11 @@ def test_a_published_name_without_pretrained_is_its_architecture_with_random_wei
     model = resnetv2.create_model("resnet50v2.keras_in1k", num_classes=5)
     assert model.config == architecture("resnet50v2", "keras", num_classes=5)
     assert model.preprocessing is None
+    with pytest.raises(ConfigError, match="unknown dialect ''"):
+        resnetv2.create_model("resnet50v2", dialect="")
+    with pytest.raises(ConfigError, match="say features_only=True"):
+        resnetv2.create_model("resnet50v2", out_indices=[1])
+    with pytest.raises(ConfigError, match="pretrained=True"):
+        resnetv2.create_model(__file__)
     with pytest.raises(ConfigError, match="fixes the dialect"):
         resnetv2.create_model("resnet50v2.keras_in1k", dialect="torch")

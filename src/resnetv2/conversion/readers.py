@@ -52,6 +52,7 @@ _DAMAGE = (
 _REFUSALS = {errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOSPC}  # say nothing of the file
 _SHARD = re.compile(r"\.data-\d{5}-of-\d{5}$")
 _MAX_FILES = 10_000  # looked at in a folder
+_SAID = 300  # characters of an error that others wrote, which may quote what a file holds
 
 
 READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
@@ -147,7 +148,7 @@ def read_tensors(path: Path) -> tuple[str, dict[str, np.ndarray]]:
         if isinstance(error, OSError) and error.errno in _REFUSALS:
             place = f" in {gettempdir()}; TMPDIR names another folder" if error.errno == errno.ENOSPC else ""
             raise ConvertError(f"cannot read {path}: {error.strerror}{place}") from error
-        raise ConvertError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+        raise ConvertError(f"{path} is damaged: {type(error).__name__}: {str(error)[:_SAID]}") from error
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from resnetv2.data.load import Loader
 from resnetv2.errors import ConfigError, DataError
 from resnetv2.evaluation.metrics import classification_report
 from resnetv2.inference import Classifier, load
+from resnetv2.weights.labels import IMAGENET, synsets
 
 
 def evaluate(
@@ -28,7 +29,8 @@ def evaluate(
 
     Args:
         model: a model file, or a loaded classifier.
-        data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, or a CSV manifest.
+        data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, or a CSV manifest. For networks with
+            ImageNet's classes, these may be WordNet's synsets such as "n01440764".
         split: "train", "val", "test", or "all" of them.
         batch_size: pictures at a time; the figures do not depend on it.
         device: "auto", "cpu", "cuda", "mps".
@@ -48,7 +50,7 @@ def evaluate(
     classifier = model if isinstance(model, Classifier) else load(model, device)
     if not classifier.classes:
         raise ConfigError(f"{model} has no head: it answers with features, not with labels")
-    samples = match_classes(index, classifier.classes).split(split)
+    samples = match_classes(index, classifier.classes, _wordnet(classifier)).split(split)
     logits = []
     done = 0
     for batch in Loader(samples, batch_size, classifier.header.preprocessing).batches():
@@ -61,19 +63,28 @@ def evaluate(
     return {"model": name, "data": str(data), "split": split, **report}
 
 
-def match_classes(index: Index, classes: tuple[str, ...]) -> Index:
+def match_classes(index: Index, classes: tuple[str, ...], aliases: tuple[str, ...] = ()) -> Index:
     """Return the index with its labels numbered as the model numbers its classes, matched by name.
 
-    Data may lack some of the model's classes, but not the other way round.
+    Data may lack some of the model's classes, but not the other way round. ``aliases`` are second names by index, such
+    as WordNet's synsets.
     """
-    strangers = [name for name in index.classes if name not in classes]
+    numbers = {name: i for names in (aliases, classes) for i, name in enumerate(names)}
+    strangers = [name for name in index.classes if name not in numbers]
     if strangers:
         raise DataError(
             f"the data has classes that the model does not know: {_list(strangers)}; "
             f"the model knows {_list(classes)}; the data has {_list(index.classes)}"
         )
-    number = np.array([classes.index(name) for name in index.classes], np.int64)
+    number = np.array([numbers[name] for name in index.classes], np.int64)
     return Index(index.root, index.paths, number[index.labels], index.splits, classes)
+
+
+def _wordnet(classifier: Classifier) -> tuple[str, ...]:
+    """Return WordNet's synsets by index where the classes are ImageNet's, whose folders have these names."""
+    labels = str(classifier.header.provenance.get("labels", ""))
+    found = synsets(labels) if labels in IMAGENET else ()
+    return found if len(found) == len(classifier.classes) else ()
 
 
 def _list(names: tuple[str, ...] | list[str], most: int = 12) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -78,9 +79,9 @@ def read_sealed(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _open(path: Path) -> Any:
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  as above
         raise ModelFileError(f"{path} is a folder; a file such as {path / 'best.safetensors'} is expected")
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110  as above
         raise ModelFileError(f"no such file: {path}")
     try:
         return safe_open(path, "numpy")
