@@ -117,15 +117,6 @@ def test_a_network_for_pictures_smaller_than_32_pixels_has_golden_samples_too(ti
     assert resnetv2.verify(out, device="cpu").ok
 
 
-def test_numbers_that_float32_does_not_hold_are_an_error(tmp_path):
-    config = ResNetV2Config(num_classes=3, **SMALL)
-    weights = {name: value.astype(np.float64) for name, value in random_weights(config).items()}
-    weights["head.fc.bias"][1] = 1e300
-    write_checkpoint(tmp_path / "x.safetensors", config, weights, "timm")
-    with pytest.raises(ConvertError, match=r"holds float32, which these exceed: head\.fc\.bias"):
-        resnetv2.convert(tmp_path / "x.safetensors", out=tmp_path / "model.safetensors")
-
-
 @pytest.mark.parametrize("publisher", ["slim", "official"])
 def test_the_background_class_of_tensorflow_goes_unless_it_is_asked_for(publisher, tmp_path):
     config = architecture("resnet50v2", publisher, num_classes=1001, **SMALL)
@@ -179,11 +170,6 @@ def test_class_names_come_from_a_file_or_a_list_and_must_fit(timm_file, tmp_path
         resnetv2.convert(timm_file, out=tmp_path / "b.safetensors", classes=["cat", "dog"])
     with pytest.raises(ConfigError, match="cannot read class names from"):
         resnetv2.convert(timm_file, out=tmp_path / "b.safetensors", classes=tmp_path / "absent.txt")
-    with pytest.raises(ConvertError, match="format 'timm' holds no class names"):
-        resnetv2.convert(timm_file, out=tmp_path / "b.safetensors", to="timm", classes=names)
-    names.write_text("\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match="holds no class names; one a line"):
-        resnetv2.convert(timm_file, out=tmp_path / "b.safetensors", classes=names)
     assert not (tmp_path / "b.safetensors").exists()
 
 
