@@ -12,7 +12,7 @@ import numpy as np
 from resnetv2.data.index import find_pictures
 from resnetv2.errors import ConfigError, DataError, MissingExtra, ModelFileError
 from resnetv2.preprocess import open_picture
-from resnetv2.published import read_published
+from resnetv2.published import find_model, read_published
 from resnetv2.weights.modelfile import Golden, Header, ModelFile, read_header, read_model_file
 
 GOLDEN_TOLERANCE = 1e-4  # of the largest logit: other processors and versions round float32 differently, by about 1e-6
@@ -192,7 +192,8 @@ def expand(pictures: Sequence[str | Path]) -> list[Path]:
 
 def info(model: str | Path) -> dict[str, Any]:
     """Return the header of a model file as plain values; no weight is read and torch is not needed."""
-    return {"path": str(model), **read_published(model, read_header).to_dict()}
+    header = read_published(model, read_header)
+    return {"path": str(find_model(model)), **header.to_dict()}
 
 
 def verify(model: str | Path, device: str = "auto") -> Verification:

@@ -228,7 +228,7 @@ def _together(name: str, files: Sequence[Path]) -> Iterator[Path]:
 
 def _link(file: Path, path: Path) -> None:
     try:
-        path.symlink_to(file)
+        path.symlink_to(file.absolute())
     except OSError:  # Windows lets few people make links
         shutil.copyfile(file, path)
 
