@@ -30,6 +30,7 @@ _PUBLIC = {
     "info": "inference",
     "list_models": "config",
     "load": "inference",
+    "pack": "data.packing",
     "predict": "inference",
     "train": "training.run",
     "verify": "inference",
@@ -55,6 +56,7 @@ __all__ = [
     "info",
     "list_models",
     "load",
+    "pack",
     "predict",
     "train",
     "verify",
@@ -62,6 +64,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from resnetv2.config import ResNetV2Config, list_models
+    from resnetv2.data.packing import pack
     from resnetv2.digits import demo
     from resnetv2.errors import ConfigError, DataError, Error, Interrupted, MissingExtra, ModelFileError
     from resnetv2.evaluation.run import evaluate

@@ -50,6 +50,8 @@ def _optional(rule: Rule) -> Rule:
 
 
 _name = Rule("a name", lambda v: isinstance(v, str))
+_yes_no = Rule("true or false", lambda v: isinstance(v, bool))
+_probability = Rule("a number from 0 to 1", lambda v: _is_number(v) and 0 <= v <= 1)
 _share = Rule("a number of at least 0 and below 1", lambda v: _is_number(v) and 0 <= v < 1)
 _amount = Rule("a number of at least 0", lambda v: _is_number(v) and v >= 0)
 
@@ -69,14 +71,20 @@ RULES: dict[str, Rule] = {
     "ema_every": _whole(1),
     "drop_rate": _share,
     "drop_path_rate": _share,
-    "zero_init_last": Rule("true or false", lambda v: isinstance(v, bool)),
+    "zero_init_last": _yes_no,
     "memory": Rule("'saved' or 'recompute'", lambda v: v in ("saved", "recompute")),
-    "hflip": _optional(Rule("a number from 0 to 1", lambda v: _is_number(v) and 0 <= v <= 1)),
+    "hflip": _optional(_probability),
     "crop_scale": _optional(_pair(4, "0.5,1")),
     "crop_ratio": _pair(100, "0.75,1.33"),
+    "auto_augment": Rule("'none', 'trivial' or 'rand'", lambda v: v in ("none", "trivial", "rand")),
+    "random_erasing": _probability,
+    "mixup": _amount,
+    "cutmix": _amount,
+    "dct_scaling": _yes_no,
     "seed": _whole(0),
     "device": _name,
     "workers": _optional(_whole(1)),
+    "cache_mb": _whole(0),
     "save_minutes": _amount,
 }
 
@@ -114,9 +122,15 @@ class TrainConfig(Plain):
     hflip: float | None = None  # probability of a mirror image; None: 0.5, but 0 for classes named like characters
     crop_scale: tuple[float, float] | None = None  # the random crop's share of the area; above 1 zooms out
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of the random crop
+    auto_augment: str = "none"  # "trivial": TrivialAugment, wide; "rand": RandAugment, two operations at 9 of 10
+    random_erasing: float = 0.0  # probability that a patch of a picture is erased
+    mixup: float = 0.0  # alpha of mixup's Beta distribution; 0: none
+    cutmix: float = 0.0  # alpha of CutMix's; with both, each batch takes one of them by a fair coin
+    dct_scaling: bool = True  # decode a JPEG 2, 4 or 8 times smaller where its crop keeps enough pixels
     seed: int = 0
     device: str = "auto"  # "auto" | "cpu" | "cuda" | "cuda:1" | "mps"
     workers: int | None = None  # threads that decode; None: one for each processor, at most 8
+    cache_mb: int = 256  # memory (2^20 bytes) for small pictures kept decoded; all of CIFAR-10 takes 157
     save_minutes: float = 1.0  # between two checkpoints
 
     def __post_init__(self) -> None:

@@ -14,7 +14,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Measure a model on one split; every picture counts once. Classes are matched by name.",
     )
     parser.add_argument("model", metavar="MODEL", help="model file, such as RUN/best.safetensors")
-    parser.add_argument("data", metavar="DATA", help="folder of pictures, or CSV manifest; it is only read")
+    parser.add_argument(
+        "data", metavar="DATA", help="folder of pictures, CSV manifest, or packed folder; it is only read"
+    )
     splits = ("train", "val", "test", "all")
     parser.add_argument("--split", choices=splits, default="test", help="(default: %(default)s)")
     parser.add_argument(

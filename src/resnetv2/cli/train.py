@@ -19,7 +19,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         epilog="Ctrl-C saves first; continue with --resume. --set takes any field of TrainConfig, such as hflip=0, "
         "crop_scale=0.5,1, weight_decay=1e-4, drop_path_rate=0.05, memory=recompute, model.stem=3x3, dialect=keras.",
     )
-    parser.add_argument("data", metavar="DATA", help="folder of pictures, or CSV manifest; it is only read")
+    parser.add_argument(
+        "data", metavar="DATA", help="folder of pictures, CSV manifest, or packed folder; it is only read"
+    )
     parser.add_argument("--out", required=True, metavar="RUN", help="new folder for the run")
     parser.add_argument("--arch", metavar="NAME", help=f"architecture; see resnetv2 models (default: {default.arch})")
     parser.add_argument("--epochs", type=int, metavar="N", help=f"passes over the pictures (default: {default.epochs})")

@@ -5,21 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from resnetv2.console import Counter
 from resnetv2.errors import DataError
-from resnetv2.preprocess import open_picture
+from resnetv2.preprocess import Readable, open_picture
 
 _AT_ONCE = 64  # pictures handed to the threads in one go, so that a million paths cost no memory
 _SHOWN = 20  # bad pictures spelled out; the rest are counted
 
 
-def check_pictures(paths: Sequence[Path], progress: Counter | None = None) -> None:
+def check_pictures(paths: Sequence[Readable], progress: Counter | None = None) -> None:
     """Decode every picture completely, in parallel.
 
     Args:
-        paths: the picture files.
+        paths: the picture files, or other places to read them from.
         progress: called with the pictures done and the total.
 
     Raises:
@@ -37,7 +36,7 @@ def check_pictures(paths: Sequence[Path], progress: Counter | None = None) -> No
         raise DataError(f"{len(bad)} of {len(paths)} pictures cannot be read:\n  " + "\n  ".join(bad[:_SHOWN] + more))
 
 
-def _reason(path: Path) -> str:
+def _reason(path: Readable) -> str:
     try:
         open_picture(path)
     except DataError as error:

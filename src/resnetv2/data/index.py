@@ -7,16 +7,18 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, overload
 
 import numpy as np
 
+from resnetv2.data.names import Names
+from resnetv2.data.shards import SHARD_LIST, Shards, read_shards
 from resnetv2.errors import DataError, unknown
 from resnetv2.files import replace_file
-from resnetv2.preprocess import SUFFIXES
+from resnetv2.preprocess import SUFFIXES, Readable
 
 SPLITS = ("train", "val", "test")
 _ALIASES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
@@ -25,9 +27,9 @@ _SHOWN = 10  # problems spelled out in one message; the rest are counted
 
 @dataclass(frozen=True)
 class Samples:
-    """Pictures of one split: n paths and n class indices (int64)."""
+    """Pictures of one split: n paths, or other places to read them from, and n class indices (int64)."""
 
-    paths: tuple[Path, ...]
+    paths: Sequence[Readable]
     labels: np.ndarray
 
     def __len__(self) -> int:
@@ -39,10 +41,15 @@ class Index:
     """Every picture with its label and split; ``classes[label]`` is the class name."""
 
     root: Path
-    paths: tuple[str, ...]  # relative to root
+    paths: Sequence[str]  # relative to root
     labels: np.ndarray  # int64
     splits: np.ndarray  # text, of SPLITS
     classes: tuple[str, ...]
+    shards: Shards | None = None  # where the pictures are, if not in files of their own
+
+    def place(self, i: int) -> Readable:
+        """Return what the bytes of picture number ``i`` can be read from."""
+        return self.root / self.paths[i] if self.shards is None else self.shards.member(i, self.paths[i])
 
     def split(self, name: str) -> Samples:
         """Return the pictures of a split, or every picture for "all".
@@ -54,7 +61,7 @@ class Index:
         if not len(chosen):
             there = [s for s in SPLITS if (self.splits == s).any()]
             raise DataError(f"{self.root} has no {name!r} split; it has {', '.join(map(repr, there))}")
-        return Samples(tuple(self.root / self.paths[i] for i in chosen), self.labels[chosen])
+        return Samples(_Places(self, chosen), self.labels[chosen])
 
     def counts(self) -> dict[str, int]:
         """Return the number of pictures in each split."""
@@ -99,6 +106,25 @@ class Index:
         return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
+class _Places(Sequence[Readable]):
+    """Some pictures of an index, each place made when it is asked for: a million of them would fill the memory."""
+
+    def __init__(self, index: Index, chosen: np.ndarray) -> None:
+        self._index, self._chosen = index, chosen
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    @overload
+    def __getitem__(self, place: int) -> Readable: ...
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[Readable]: ...
+    def __getitem__(self, place: int | slice) -> Readable | Sequence[Readable]:
+        if isinstance(place, slice):
+            return _Places(self._index, self._chosen[place])
+        return self._index.place(int(self._chosen[place]))
+
+
 def natural_key(name: str) -> list[tuple[int, int, str]]:
     """Sort key under which numbers inside names count as numbers: "2" before "10", "img9" before "img10".
 
@@ -109,7 +135,7 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 
 
 def read_index(data: Path) -> Index:
-    """Find the pictures of a folder or a CSV manifest.
+    """Find the pictures of a folder, a CSV manifest or a packed folder.
 
     ``root/{train,val,test}/class/*``, ``root/class/*`` (split here, the same way every time) or a CSV with the columns
     ``image_path,label`` and optionally ``split``, paths relative to the CSV. Classes are sorted by ``natural_key``.
@@ -119,6 +145,9 @@ def read_index(data: Path) -> Index:
     """
     if not os.path.exists(data):  # noqa: PTH110  Path.exists raises on a name too long
         raise DataError(f"no such folder or CSV file: {data}")
+    if (data / SHARD_LIST).is_file():
+        rows, shards = read_shards(data)
+        return _build(data, rows, shards)
     if data.is_dir():
         root = data
         try:
@@ -142,7 +171,12 @@ def read_saved_index(path: Path, data: Path) -> Index:
     if not os.path.exists(data):  # noqa: PTH110  as above
         raise DataError(f"no such folder or CSV file: {data}")
     root = data if data.is_dir() else data.parent
-    return _build(root, _read_csv(path, root, exact=True))
+    if not (data / SHARD_LIST).is_file():
+        return _build(root, _read_csv(path, root, exact=True))
+    packed, shards = read_shards(data)
+    number = {name: i for i, (name, _, _) in enumerate(packed)}
+    rows = _read_csv(path, root, exact=True, is_there=number.__contains__)
+    return _build(root, rows, shards.take([number[name] for name, _, _ in rows]))
 
 
 def find_pictures(folder: Path) -> list[Path]:
@@ -197,7 +231,7 @@ def _share_of_one(path: str) -> float:
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
-def _build(root: Path, rows: list[tuple[str, str, str]]) -> Index:
+def _build(root: Path, rows: list[tuple[str, str, str]], shards: Shards | None = None) -> Index:
     if not rows:
         raise DataError(f"no pictures in {root}: expected root/class/*.jpg or root/train/class/*.jpg ({_endings()})")
     paths, labels, splits = map(list, zip(*rows, strict=True))
@@ -207,7 +241,8 @@ def _build(root: Path, rows: list[tuple[str, str, str]]) -> Index:
         raise DataError("class names that are no UTF-8 text; rename them: " + ", ".join(map(repr, nameless[:_SHOWN])))
     classes = tuple(sorted(set(labels), key=natural_key))
     number = {name: i for i, name in enumerate(classes)}
-    return Index(root, tuple(paths), np.array([number[name] for name in labels], np.int64), np.array(splits), classes)
+    numbers = np.array([number[name] for name in labels], np.int64)
+    return Index(root, Names(paths), numbers, np.array(splits), classes, shards)
 
 
 def _read_folder(root: Path) -> list[tuple[str, str, str]]:
@@ -240,7 +275,10 @@ def _read_classes(root: Path, parent: Path, split: str) -> list[tuple[str, str, 
     return rows
 
 
-def _read_csv(path: Path, root: Path, exact: bool = False) -> list[tuple[str, str, str]]:
+def _read_csv(
+    path: Path, root: Path, exact: bool = False, is_there: Callable[[str], bool] | None = None
+) -> list[tuple[str, str, str]]:
+    is_there = is_there or (lambda name: os.path.isfile(root / name))  # noqa: PTH113  Path.is_file raises on a long name
     rows, problems = [], []
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
@@ -261,7 +299,7 @@ def _read_csv(path: Path, root: Path, exact: bool = False) -> list[tuple[str, st
                     problems.append(f"{place}: image_path or label is empty")
                 elif split and split.lower() not in _ALIASES:
                     problems.append(f"{place}: {unknown('split', split, SPLITS)}")
-                elif not os.path.isfile(root / name):  # noqa: PTH113  Path.is_file raises on a name too long
+                elif not is_there(name):
                     problems.append(f"{place}: no file {root / name}")
                 elif first.setdefault(os.path.normpath(root / name), place) != place:
                     problems.append(f"{place}: {name} was listed before, in {first[os.path.normpath(root / name)]}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ def evaluate(
 
     Args:
         model: a model file, or a loaded classifier.
-        data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, or a CSV manifest.
+        data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, a CSV manifest, or a packed folder.
         split: "train", "val", "test", or "all" of them.
         batch_size: pictures at a time; the figures do not depend on it.
         device: "auto", "cpu", "cuda", "mps".
@@ -71,7 +72,7 @@ def match_classes(index: Index, classes: tuple[str, ...]) -> Index:
             f"the model knows {_list(classes)}; the data has {_list(index.classes)}"
         )
     number = np.array([classes.index(name) for name in index.classes], np.int64)
-    return Index(index.root, index.paths, number[index.labels], index.splits, classes)
+    return replace(index, labels=number[index.labels], classes=classes)
 
 
 def _list(names: tuple[str, ...] | list[str], most: int = 12) -> str:

@@ -22,9 +22,10 @@ from torch.nn import functional as F
 
 import resnetv2
 from resnetv2.console import counting, talk
+from resnetv2.data.augment import Augment
 from resnetv2.data.check import check_pictures
 from resnetv2.data.index import Index, read_index, read_saved_index
-from resnetv2.data.load import Augment, Batch, Loader
+from resnetv2.data.load import Batch, Budget, Loader
 from resnetv2.errors import ConfigError, Error, Interrupted
 from resnetv2.evaluation.metrics import wilson_interval
 from resnetv2.files import write_json
@@ -34,11 +35,18 @@ from resnetv2.recipes import TrainConfig
 from resnetv2.runtime.pytorch import Normalize, choose_device, model_file, place
 from resnetv2.training.checkpoint import Progress, State, list_checkpoints, read_newest, restore, save_checkpoint
 from resnetv2.training.display import Display
+from resnetv2.training.mix import Mix
 from resnetv2.training.optim import MovingAverage, learning_rate, make_optimizer
+from resnetv2.training.speed import Speed, Stopwatch
 from resnetv2.weights.modelfile import Header, write_model_file
 
 GOLDEN_SAMPLES = 4
-MOVABLE = ("device", "workers", "save_minutes")  # settings a resumed run may change: where it runs, not what it does
+MOVABLE = (
+    "device",
+    "workers",
+    "cache_mb",
+    "save_minutes",
+)  # settings a resumed run may change: where it runs, not what it does
 DESCRIPTION = {"index.csv", "environment.json"}  # what a run that never began may have left
 
 
@@ -73,9 +81,9 @@ def train(
     """Train a ResNet-v2 from scratch on labelled pictures.
 
     Args:
-        data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, or a CSV manifest.
+        data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, a CSV manifest, or a packed folder.
         out: a new folder for the run: ``best.safetensors``, ``last.safetensors``, ``metrics.jsonl``, ``config.json``,
-            ``environment.json``, ``index.csv`` and ``checkpoints/``.
+            ``speed.jsonl``, ``environment.json``, ``index.csv`` and ``checkpoints/``.
         arch: an architecture such as "resnet50v2".
         epochs, image_size, batch_size, lr, seed, device: see ``TrainConfig``; None means its default.
         set: any other field of ``TrainConfig`` by name.
@@ -148,7 +156,7 @@ def _check(index: Index) -> None:
     """Refuse data that cannot train, or with pictures that cannot be read."""
     index.check_trainable()
     with counting("checking pictures") as progress:
-        check_pictures([index.root / path for path in index.paths], progress)
+        check_pictures(index.split("all").paths, progress)
 
 
 class Run:
@@ -179,10 +187,19 @@ class Run:
         self.optimizer = make_optimizer(self.model, config)
         self.state = State(self.model, self.average, self.optimizer, self.device)
         self.normalize = Normalize(self.preprocessing).to(self.device)
-        augment = Augment(scale=config.crop_scale or (1.0, 1.0), ratio=config.crop_ratio, hflip=config.hflip or 0.0)
-        batch, workers = config.batch_size, config.workers
-        self.train_loader = Loader(index.split("train"), batch, self.preprocessing, augment, config.seed, workers)
-        self.val_loader = Loader(index.split("val"), batch, self.preprocessing, workers=workers)
+        self.mix = Mix(config.mixup, config.cutmix, len(index.classes))
+        augment = Augment(
+            scale=config.crop_scale or (1.0, 1.0),
+            ratio=config.crop_ratio,
+            hflip=config.hflip or 0.0,
+            auto_augment=config.auto_augment,
+            random_erasing=config.random_erasing,
+            dct_scaling=config.dct_scaling,
+        )
+        batch, workers, budget = config.batch_size, config.workers, Budget(config.cache_mb * 2**20)
+        train, val = index.split("train"), index.split("val")
+        self.train_loader = Loader(train, batch, self.preprocessing, augment, config.seed, workers, budget)
+        self.val_loader = Loader(val, batch, self.preprocessing, workers=workers, budget=budget)
         self.pictures = {"sha256": index.digest(), "pictures": index.counts()}  # what the run reads
         self.data = {**self.pictures, "steps": len(self.train_loader)}  # by which a checkpoint knows its run
         self.progress = Progress()
@@ -269,27 +286,23 @@ class Run:
             if progress.step == 0:
                 self.introduce(display)
             while progress.epoch < config.epochs:
-                started, seen_before = time.monotonic(), progress.seen
-                self.train_epoch(display)
-                trained, seen = time.monotonic(), progress.seen - seen_before
+                started = time.monotonic()
+                speed = self.train_epoch(display)
                 line = self.finish_epoch()
-                display.epoch(
-                    line,
-                    config.epochs,
-                    seconds=time.monotonic() - started,
-                    speed=seen / max(trained - started, 1e-9),
-                    best=progress.best_epoch == progress.epoch,
-                )
+                self.append("speed.jsonl", {"epoch": progress.epoch, **speed.to_dict()})
+                seconds, best = time.monotonic() - started, progress.best_epoch == progress.epoch
+                display.epoch(line, config.epochs, seconds, speed, best)
                 if self.signal is not None:
                     self.stop(display, self.signal)
         return self.result()
 
-    def train_epoch(self, display: Display) -> None:
-        """Take every step that is left of the epoch under way."""
+    def train_epoch(self, display: Display) -> Speed:
+        """Take every step that is left of the epoch under way; return how fast that went."""
         progress, config = self.progress, self.config
         self.model.train()
         steps = len(self.train_loader)
-        for batch in self.train_loader.batches(progress.epoch, progress.batch):
+        watch = Stopwatch(self.train_loader)
+        for batch in watch.batches(progress.epoch, progress.batch):
             rate = learning_rate(config, progress.step, steps)
             self.take_step(batch, rate)
             display.step(
@@ -304,12 +317,17 @@ class Run:
                 self.stop(display, self.signal)
             if time.monotonic() - self.saved_at > 60 * config.save_minutes and progress.batch < steps:
                 self.save()
+        return watch.speed()
 
     def take_step(self, batch: Batch, rate: float) -> None:
         """Forward, loss, backward, optimizer, average; and the epoch's sums."""
         progress, config = self.progress, self.config
         labels = torch.from_numpy(batch.labels).to(self.device)
-        logits = self.model(self.normalize(torch.from_numpy(batch.pictures).to(self.device)))
+        pictures = self.normalize(torch.from_numpy(batch.pictures).to(self.device))
+        if self.mix.active:
+            rng = np.random.default_rng((config.seed, progress.epoch, 2, progress.batch))
+            pictures, labels = self.mix(pictures, labels, rng)
+        logits = self.model(pictures)
         loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
         value = loss.item()
         if not np.isfinite(value):
@@ -325,7 +343,10 @@ class Run:
         progress.step += 1
         progress.batch += 1
         progress.loss_sum += value * len(labels)
-        progress.correct += int((logits.argmax(dim=1) == labels).sum())
+        shown = (
+            labels.argmax(dim=1) if self.mix.active else labels
+        )  # of a mixed picture, the class with the larger share
+        progress.correct += int((logits.argmax(dim=1) == shown).sum())
         progress.seen += len(labels)
         if progress.step % config.ema_every == 0 or progress.batch == len(self.train_loader):
             self.average.update(progress.step)
@@ -352,7 +373,7 @@ class Run:
             self.write_model("best.safetensors", line)
         if progress.epoch == config.epochs:
             self.write_model("last.safetensors", line)
-        self.log(line)
+        progress.metrics_bytes = self.append("metrics.jsonl", line)  # without times, so that equal runs have equal logs
         if progress.epoch == config.epochs or time.monotonic() - self.saved_at > 60 * config.save_minutes:
             self.save()
         return line
@@ -369,13 +390,13 @@ class Run:
                 n += len(labels)
         return loss_sum / n, correct, n
 
-    def log(self, line: Mapping[str, Any]) -> None:
-        """Append one line to ``metrics.jsonl``; it holds no times, so that equal runs have equal logs."""
-        with (self.out / "metrics.jsonl").open("ab") as file:
+    def append(self, name: str, line: Mapping[str, Any]) -> int:
+        """Append one line to a log, durably; return the log's length in bytes."""
+        with (self.out / name).open("ab") as file:
             file.write(json.dumps(line).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-            self.progress.metrics_bytes = file.tell()
+            return file.tell()
 
     def introduce(self, display: Display) -> None:
         """Say what is about to happen."""
