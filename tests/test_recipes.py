@@ -45,9 +45,15 @@ ALLOWED = {
     "hflip": [None, 0, 1],
     "crop_scale": [None, (0.1, 1), (1, 1), (0.7, 4)],
     "crop_ratio": [(1, 1), (0.01, 100)],
+    "auto_augment": ["none", "trivial", "rand"],
+    "random_erasing": [0, 0.25, 1],
+    "mixup": [0, 0.2, 1],
+    "cutmix": [0, 1.0],
+    "dct_scaling": [True, False],
     "seed": [0, 2**63 - 1],
     "device": ["auto", "cpu", "cuda:1"],
     "workers": [None, 1, 100],
+    "cache_mb": [0, 4096],
     "save_minutes": [0, 0.1],
 }
 REFUSED = {
@@ -71,9 +77,15 @@ REFUSED = {
     "hflip": [-0.1, 1.1, "x", True, NAN],
     "crop_scale": [0.5, (0.5,), (0, 1), (0.9, 0.1), (0.5, 4.1), (0.1, 0.2, 0.3), "ab", ("a", "b"), (NAN, 1)],
     "crop_ratio": [None, 1, (0, 1), (2, 1), (1, 101), (1, NAN), "ab"],
+    "auto_augment": ["randaugment", None, True, ["rand"]],
+    "random_erasing": [-0.1, 1.1, "x", None, NAN],
+    "mixup": [-0.1, "x", None, NAN, INF, True],
+    "cutmix": [-0.1, "x", None, NAN, INF, True],
+    "dct_scaling": [1, 0, "true", None],
     "seed": [-1, 0.5, "x", None, 2**63],
     "device": [3, None, ["cpu"]],
     "workers": [0, -1, 1.5, "x", True],
+    "cache_mb": [-1, 0.5, "x", None, True],
     "save_minutes": [-1, "x", NAN, INF, None],
 }
 

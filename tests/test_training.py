@@ -17,6 +17,7 @@ from PIL import Image
 from runs import SETTINGS, TINY, write_colours
 
 import resnetv2
+from resnetv2.data.load import Loader
 from resnetv2.errors import ConfigError, DataError, Error, Interrupted
 from resnetv2.recipes import TrainConfig
 from resnetv2.training.checkpoint import list_checkpoints
@@ -147,6 +148,75 @@ def test_a_run_killed_with_sigkill_resumes_to_the_bits_of_an_uninterrupted_run(t
     assert process.wait() == -signal.SIGKILL
     subprocess.run([*words, "--resume"], check=True, capture_output=True, timeout=120)
     same_files(trained.out, out)
+
+
+EVERY_AUGMENTATION = {"mixup": 0.2, "cutmix": 1.0, "random_erasing": 0.5, "auto_augment": "trivial"}
+
+
+def test_with_every_augmentation_a_stopped_run_ends_with_the_bits_of_an_uninterrupted_one(
+    trained, colours, tmp_path, monkeypatch
+):
+    options = {**TINY, **EVERY_AUGMENTATION, "save_minutes": 0}
+    whole = resnetv2.train(colours, out=tmp_path / "whole", set=options, **SETTINGS)
+    step = Run.take_step
+
+    def interrupted(self, batch, rate):
+        step(self, batch, rate)
+        if self.progress.step == 6:  # in the second epoch
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(Run, "take_step", interrupted)
+        resnetv2.train(colours, out=tmp_path / "parts", set=options, **SETTINGS)
+    resnetv2.train(colours, out=tmp_path / "parts", resume=True, set={"workers": 1, "cache_mb": 0})
+    for name in ("best.safetensors", "last.safetensors"):
+        one, two = (weights(tmp_path / run / name) for run in ("whole", "parts"))
+        assert all(np.array_equal(one[key], two[key]) for key in one)
+    assert read_log(whole.out) == read_log(tmp_path / "parts")
+    name = "stem.conv.weight"
+    assert not np.array_equal(weights(whole.last)[name], weights(trained.last)[name])
+
+
+@pytest.mark.parametrize("setting", list(EVERY_AUGMENTATION.items()))
+def test_each_augmentation_alone_changes_the_run_and_its_figures_stay_finite(trained, colours, tmp_path, setting):
+    options = {**TINY, **dict([setting])}
+    result = resnetv2.train(colours, out=tmp_path / "run", set=options, **{**SETTINGS, "epochs": 1})
+    line = read_log(result.out)[0]
+    assert 0 < line["train_loss"] < 10
+    assert line["train_loss"] != read_log(trained.out)[0]["train_loss"]
+    assert 0 <= line["train_top1"] <= 1
+
+
+def test_pictures_kept_decoded_change_no_bit_of_a_run(trained, colours, tmp_path):
+    options = {**TINY, "save_minutes": 0, "cache_mb": 0}
+    other = resnetv2.train(colours, out=tmp_path / "run", set=options, **SETTINGS)
+    one, two = weights(trained.last), weights(other.last)
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_each_epoch_tells_whether_loader_or_model_was_the_limit(colours, tmp_path, capsys):
+    out = resnetv2.train(colours, out=tmp_path / "run", set=TINY, **{**SETTINGS, "epochs": 2}).out
+    lines = [json.loads(line) for line in (out / "speed.jsonl").read_text().splitlines()]
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch")]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    for line, sentence in zip(lines, said, strict=True):
+        rates = line["loader_images_per_s"], line["model_images_per_s"]
+        assert line["limit"] == ("loader" if rates[0] < rates[1] else "model")
+        assert f"({line['limit']}-bound)" in sentence
+        assert line["images_per_s"] <= rates[1]
+
+
+def test_a_slow_loader_is_told_as_the_limit(colours, tmp_path, monkeypatch):
+    picture = Loader._picture
+
+    def slow(self, index, epoch):
+        time.sleep(0.1)
+        return picture(self, index, epoch)
+
+    monkeypatch.setattr(Loader, "_picture", slow)
+    settings = {**SETTINGS, "epochs": 1}
+    out = resnetv2.train(colours, out=tmp_path / "run", set={**TINY, "workers": 1}, **settings).out
+    assert json.loads((out / "speed.jsonl").read_text())["limit"] == "loader"
 
 
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(trained, colours, tmp_path, capsys):

@@ -126,7 +126,7 @@ def open_picture(source: Readable | bytes, reduction: Callable[[int, int], int] 
     Args:
         source: a path or another place, or the encoded bytes.
         reduction: asked before any pixel is decoded, with the upright width and height; a JPEG is decoded 1, 2, 4 or 8
-            times smaller, as it answers (libjpeg's DCT scaling), every other format whole. None: all are whole.
+            times smaller, as it answers (libjpeg's DCT scaling), if that moves no pixel; all else is decoded whole.
 
     Raises:
         DataError: unreadable, empty, truncated, too large, or no picture; the message says which, without the path.
@@ -160,9 +160,11 @@ def _check_budget(image: Image.Image) -> None:
 
 
 def _reduce(image: Image.Image, reduction: Callable[[int, int], int]) -> None:
-    on_its_side = image.getexif().get(ExifTags.Base.Orientation) in _ON_ITS_SIDE
-    times = reduction(image.height, image.width) if on_its_side else reduction(image.width, image.height)
-    if image.format == "JPEG" and times > 1:
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    size = image.size[::-1] if orientation in _ON_ITS_SIDE else image.size
+    times = reduction(*size)
+    is_whole = not any(side % times for side in size)  # else the last pixels are cut off, and turning brings them first
+    if image.format == "JPEG" and times > 1 and (is_whole or orientation == 1):
         image.draft(None, (image.width // times, image.height // times))
 
 
