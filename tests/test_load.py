@@ -98,9 +98,10 @@ def test_no_samples_make_no_batches():
     assert list(Loader(Samples((), np.zeros(0, np.int64)), 4, SIZE).batches()) == []
 
 
+@pytest.mark.parametrize("workers", [1, 2, 3, 30])
 @pytest.mark.parametrize("size", [1, 7, 8, 9, 21])
-def test_tasks_of_several_pictures_fill_batches_of_any_size(samples, size):
-    found = np.concatenate([batch.pictures for batch in Loader(samples, size, SIZE, workers=3).batches()])
+def test_tasks_of_several_pictures_fill_batches_of_any_size(samples, size, workers):
+    found = np.concatenate([batch.pictures for batch in Loader(samples, size, SIZE, workers=workers).batches()])
     np.testing.assert_array_equal(found, SIZE.decode(samples.paths))
 
 
@@ -166,7 +167,7 @@ def test_only_a_few_batches_are_decoded_ahead(samples, monkeypatch):
     batches = loader.batches()
     for taken in range(1, 5):
         next(batches)
-        assert len(asked) == taken + 3  # those taken, and three more; each of two pictures is one task
+        assert len(asked) == loader.bounds[taken + 2][1]  # those taken, and three more
 
 
 def test_fewer_batches_are_decoded_ahead_where_they_are_large(samples, monkeypatch):
@@ -182,7 +183,7 @@ def test_fewer_batches_are_decoded_ahead_where_they_are_large(samples, monkeypat
     batches = Loader(Samples(samples.paths[:20], samples.labels[:20]), 2, SIZE, workers=2).batches()
     for taken in range(1, 5):
         next(batches)
-        assert len(asked) == taken + 2
+        assert len(asked) == 2 * (taken + 2)  # each batch is two tasks for two threads
     monkeypatch.setattr(load, "_AHEAD_BYTES", 1)
     assert len(list(Loader(samples, 2, SIZE).batches())) == 11, "one batch is always decoded ahead"
 

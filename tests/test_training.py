@@ -165,9 +165,10 @@ def test_with_every_augmentation_a_stopped_run_ends_with_the_bits_of_an_uninterr
         if self.progress.step == 6:  # in the second epoch
             os.kill(os.getpid(), signal.SIGINT)
 
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(Run, "take_step", interrupted)
+    monkeypatch.setattr(Run, "take_step", interrupted)
+    with pytest.raises(Interrupted):
         resnetv2.train(colours, out=tmp_path / "parts", set=options, **SETTINGS)
+    monkeypatch.undo()
     resnetv2.train(colours, out=tmp_path / "parts", resume=True, set={"workers": 1, "cache_mb": 0})
     for name in ("best.safetensors", "last.safetensors"):
         one, two = (weights(tmp_path / run / name) for run in ("whole", "parts"))

@@ -25,7 +25,7 @@ from resnetv2.preprocess import Preprocessing, open_picture
 
 _AHEAD = 3  # batches decoded before they are asked for, fewer where they would take more than …
 _AHEAD_BYTES = 2**28
-_AT_ONCE = 8  # pictures a thread takes in one go: handing over small ones singly costs as much as decoding them
+_AT_ONCE = 8  # pictures a thread takes in one go at most: handing over tiny ones singly costs as much as decoding them
 _OBJECT_BYTES = 256  # what Python adds to a kept array
 
 
@@ -126,12 +126,13 @@ class Loader:
     def _begin(self, pool: ThreadPoolExecutor, indices: np.ndarray, epoch: int) -> tuple[Batch, list[Future[None]]]:
         side = self.preprocessing.image_size
         batch = Batch(np.empty((len(indices), side, side, 3), np.uint8), self.samples.labels[indices], indices)
-        starts = range(0, len(indices), _AT_ONCE)
-        return batch, [pool.submit(self._fill, batch, start, epoch) for start in starts]
+        step = max(1, min(_AT_ONCE, len(indices) // self.workers))
+        parts = [range(low, min(low + step, len(indices))) for low in range(0, len(indices), step)]
+        return batch, [pool.submit(self._fill, batch, part, epoch) for part in parts]
 
-    def _fill(self, batch: Batch, start: int, epoch: int) -> None:
+    def _fill(self, batch: Batch, places: range, epoch: int) -> None:
         began = time.perf_counter()
-        for place in range(start, min(start + _AT_ONCE, len(batch.indices))):
+        for place in places:
             batch.pictures[place] = self._picture(int(batch.indices[place]), epoch)
         with self._lock:
             self.seconds += time.perf_counter() - began
