@@ -84,6 +84,15 @@ def bare(samples, size, _batch, workers):
     return rate
 
 
+def rate(batches, pictures_of):
+    """Return the pictures a second after the first batch: no start is counted, and every side was ahead by then."""
+    batches = iter(batches)
+    next(batches)
+    start = time.perf_counter()
+    count = sum(pictures_of(batch) for batch in batches)
+    return count / (time.perf_counter() - start)
+
+
 def ours(samples, size, batch, workers, dct_scaling=True, budget=0):
     """Return the pictures a second of an epoch; with a budget of the second one."""
     augment = Augment(scale=SCALE, ratio=RATIO, hflip=0.5, dct_scaling=dct_scaling)
@@ -91,37 +100,27 @@ def ours(samples, size, batch, workers, dct_scaling=True, budget=0):
     loader = Loader(samples, batch, settings, augment, 0, workers, Budget(budget))
     if budget:
         list(loader.batches())
-    start = time.perf_counter()
-    count = sum(len(b.labels) for b in loader.batches(epoch=1))
-    return count / (time.perf_counter() - start)
+    return rate(loader.batches(epoch=1), lambda batch: len(batch.labels))
 
 
 def dataloader(samples, size, batch, workers):
-    """Return the pictures a second of PyTorch's DataLoader, its processes' start not counted."""
+    """Return the pictures a second of PyTorch's DataLoader."""
     from torch.utils.data import DataLoader
 
-    batches = iter(DataLoader(Pictures(samples, size), batch, shuffle=True, num_workers=workers, drop_last=True))
-    next(batches)
-    start = time.perf_counter()
-    count = sum(len(labels) for _, labels in batches)
-    return count / (time.perf_counter() - start)
+    loader = DataLoader(Pictures(samples, size), batch, shuffle=True, num_workers=workers, drop_last=True)
+    return rate(loader, lambda batch: len(batch[1]))
 
 
 def grain(samples, size, batch, workers, processes=False):
-    """Return the pictures a second of Grain with threads, or processes, their start not counted."""
+    """Return the pictures a second of Grain with threads, or processes."""
     from grain import MapDataset, MultiprocessingOptions, ReadOptions
 
     pictures = Pictures(samples, size)
     data = MapDataset.range(len(pictures)).shuffle(seed=0).map(lambda index: pictures[index])
-    options = ReadOptions(num_threads=0 if processes else workers)
-    data = data.to_iter_dataset(options).batch(batch, drop_remainder=True)
+    data = data.to_iter_dataset(ReadOptions(num_threads=0 if processes else workers)).batch(batch, drop_remainder=True)
     if processes:
         data = data.mp_prefetch(MultiprocessingOptions(num_workers=workers))
-    batches = iter(data)
-    next(batches)
-    start = time.perf_counter()
-    count = sum(len(labels) for _, labels in batches)
-    return count / (time.perf_counter() - start)
+    return rate(data, lambda batch: len(batch[1]))
 
 
 def main():

@@ -155,6 +155,15 @@ def test_a_folder_that_holds_something_is_left_alone(colours, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
+@pytest.mark.parametrize("name", [".", "..", "/"])
+def test_places_without_a_name_of_their_own_are_left_alone_too(colours, tmp_path, monkeypatch, name):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "letter.txt").write_text("dear")
+    monkeypatch.chdir(tmp_path / "here")
+    with pytest.raises(Error, match="not an empty folder"):
+        pack(colours, name)
+
+
 def test_an_empty_folder_is_filled(colours, tmp_path):
     (tmp_path / "out").mkdir()
     assert pack(colours, tmp_path / "out").pictures == 54

@@ -47,7 +47,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     Raises:
         Error: ``path`` exists and is no empty folder, or the file system refused.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    path = path.resolve()  # "." has no name
+    temporary = path.parent / f".{path.name}.tmp"
     try:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise Error(f"{path} exists and is not an empty folder: choose another name")

@@ -160,7 +160,7 @@ class Loader:
 
     def _keep(self, index: int, pixels: np.ndarray) -> np.ndarray:
         if self.budget.take(pixels.nbytes + _OBJECT_BYTES):
-            self._kept[index] = pixels
+            self._kept[index] = pixels.copy()  # it may be a part of something larger
         return pixels
 
 
