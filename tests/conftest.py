@@ -4,10 +4,14 @@ import os
 import sys
 
 import pytest
+from hypothesis import settings
 
 # Before torch is imported. The tensors of tests are too small to share out, and beside another busy process two threads
 # that wait for each other took a hundred times as long as one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile("untimed", deadline=None)  # how long a call takes is the machine's affair
+settings.load_profile("untimed")
 
 
 @pytest.fixture(autouse=True)

@@ -22,7 +22,7 @@ RATIOS = st.floats(0.01, 100).flatmap(lambda low: st.floats(low, 100).map(lambda
 
 @given(st.integers(1, 5000), st.integers(1, 5000), SHARES, RATIOS, st.integers(0, 2**32))
 def test_the_crop_lies_within_the_picture(width, height, scale, ratio, seed):
-    box = Augment(scale=scale, ratio=ratio, hflip=0.5)._box(width, height, np.random.default_rng(seed))
+    box = Augment(scale=scale, ratio=ratio, hflip=0.5).box(width, height, np.random.default_rng(seed))
     left, top, right, bottom = np.float32(box)  # as Pillow takes them
     assert 0 <= left < right <= width
     assert 0 <= top < bottom <= height
@@ -37,7 +37,7 @@ def test_any_picture_becomes_a_square_of_the_size(width, height, scale, ratio, s
 
 def test_the_crop_keeps_the_share_and_the_shape_asked_for():
     for seed in range(200):
-        box = Augment(scale=(0.25, 0.5), ratio=(0.8, 1.25), hflip=0)._box(1000, 1000, np.random.default_rng(seed))
+        box = Augment(scale=(0.25, 0.5), ratio=(0.8, 1.25), hflip=0).box(1000, 1000, np.random.default_rng(seed))
         width, height = box[2] - box[0], box[3] - box[1]
         # w·h and w/h of the square roots, each a few roundings of 1e-16 from the bounds
         assert 0.25 - 1e-9 <= width * height / 1e6 <= 0.5 + 1e-9
@@ -45,7 +45,7 @@ def test_the_crop_keeps_the_share_and_the_shape_asked_for():
 
 
 def test_crops_reach_every_corner():
-    boxes = [AUGMENT._box(100, 50, np.random.default_rng(seed)) for seed in range(500)]
+    boxes = [AUGMENT.box(100, 50, np.random.default_rng(seed)) for seed in range(500)]
     assert min(b[0] for b in boxes) < 5
     assert max(b[2] for b in boxes) > 95
     assert min(b[1] for b in boxes) < 2.5

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
@@ -19,7 +19,6 @@ def batch(size, side=8, classes=5):
     return pictures, torch.arange(size) % classes, values
 
 
-@settings(deadline=None)  # the first call starts torch
 @given(st.integers(1, 9), ALPHAS | st.just(0.0), ALPHAS, st.integers(0, 2**32))
 def test_soft_labels_sum_to_one_and_the_range_of_values_is_kept(size, mixup, cutmix, seed):
     pictures, labels, values = batch(size)
@@ -35,7 +34,6 @@ def test_soft_labels_sum_to_one_and_the_range_of_values_is_kept(size, mixup, cut
         assert mixed.max() <= values.max() + 1e-5
 
 
-@settings(deadline=None)  # likewise
 @given(st.integers(2, 9), ALPHAS, st.integers(0, 2**32))
 def test_mixup_adds_two_pictures_and_their_labels_in_one_share(size, alpha, seed):
     pictures, labels, values = batch(size)
@@ -48,7 +46,6 @@ def test_mixup_adds_two_pictures_and_their_labels_in_one_share(size, alpha, seed
     torch.testing.assert_close(soft, share * one_hot + (1 - share) * one_hot[others])
 
 
-@settings(deadline=None)  # likewise
 @given(st.integers(2, 9), st.integers(4, 12), ALPHAS, st.integers(0, 2**32))
 def test_cutmix_labels_are_the_shares_of_the_pixels(size, side, alpha, seed):
     pictures, labels, values = batch(size, side)

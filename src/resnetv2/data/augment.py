@@ -35,7 +35,8 @@ class Augment:
         view.choose(*picture.size)
         return view.cut(picture)
 
-    def _box(self, width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
+    def box(self, width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
+        """Draw a crop of a picture; return its left, top, right and bottom in pixels, outside the picture or within."""
         share = rng.uniform(*self.scale)
         ratio = np.exp(rng.uniform(*np.log(self.ratio)))
         beyond = max(1.0, share)  # a crop within the picture's area stays within its sides
@@ -65,7 +66,7 @@ class View:
         shrinking, never by enlarging.
         """
         self.full = width, height
-        left, top, right, bottom = self.box = self.augment._box(width, height, self.rng)  # noqa: SLF001  its other half
+        left, top, right, bottom = self.box = self.augment.box(width, height, self.rng)
         times = min(right - left, bottom - top, width, height) / self.size
         if self.augment.dct_scaling:
             self.reduction = next((r for r in _REDUCTIONS if times >= r), 1)
@@ -75,11 +76,11 @@ class View:
         """Return uint8 (size, size, 3) of the picture, whole or decoded smaller."""
         augment, rng = self.augment, self.rng
         out = self._crop(picture)
-        pixels = np.asarray(out)
         if rng.random() < augment.hflip:
-            pixels = pixels[:, ::-1]
+            out = out.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if augment.auto_augment != "none":
-            pixels = np.asarray(POLICIES[augment.auto_augment](Image.fromarray(pixels), rng))
+            out = POLICIES[augment.auto_augment](out, rng)
+        pixels = np.asarray(out)
         if augment.random_erasing and rng.random() < augment.random_erasing:
             pixels = erase(pixels, rng)
         return pixels

@@ -138,17 +138,16 @@ class Loader:
             self.seconds += time.perf_counter() - began
 
     def _picture(self, index: int, epoch: int) -> np.ndarray:
-        kept = self._kept.get(index)
+        kept, size = self._kept.get(index), self.preprocessing.image_size
         if self.augment is None:
             return self._keep(index, self.preprocessing(self._open(index))) if kept is None else kept
-        view = View(self.augment, self.preprocessing.image_size, np.random.default_rng((self.seed, epoch, 1, index)))
-        if kept is None:
-            picture = self._open(index, view)
-            if max(view.full) < 2 * view.size:  # never decoded smaller, so these are its only pixels
-                self._keep(index, np.asarray(picture))
-        else:
-            picture = Image.fromarray(kept)
-            view.choose(*picture.size)
+        rng = np.random.default_rng((self.seed, epoch, 1, index))
+        if kept is not None:
+            return self.augment(Image.fromarray(kept), size, rng)
+        view = View(self.augment, size, rng)
+        picture = self._open(index, view)
+        if max(view.full) < 2 * size:  # never decoded smaller, so these are its only pixels
+            self._keep(index, np.asarray(picture))
         return view.cut(picture)
 
     def _open(self, index: int, view: View | None = None) -> Image.Image:
