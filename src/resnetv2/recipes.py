@@ -78,6 +78,7 @@ RULES: dict[str, Rule] = {
     "device": _name,
     "workers": _optional(_whole(1)),
     "save_minutes": _amount,
+    "on_bad_image": Rule("'error' or 'skip'", lambda v: v in ("error", "skip")),
 }
 
 
@@ -118,6 +119,7 @@ class TrainConfig(Plain):
     device: str = "auto"  # "auto" | "cpu" | "cuda" | "cuda:1" | "mps"
     workers: int | None = None  # threads that decode; None: one for each processor, at most 8
     save_minutes: float = 1.0  # between two checkpoints
+    on_bad_image: str = "error"  # "skip": train without the pictures that cannot be read
 
     def __post_init__(self) -> None:
         problems = [

@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -60,6 +60,17 @@ class Index:
         """Return the number of pictures in each split."""
         return {s: int((self.splits == s).sum()) for s in SPLITS}
 
+    def table(self) -> np.ndarray:
+        """Return the number of pictures of each class in each split, int64 (classes, splits)."""
+        size = len(self.classes)
+        return np.stack([np.bincount(self.labels[self.splits == s], minlength=size) for s in SPLITS], axis=1)
+
+    def without(self, places: Collection[int]) -> Index:
+        """Return the index without the pictures at these places; classes keep their numbers."""
+        kept = [i for i in range(len(self.paths)) if i not in places]
+        paths = tuple(self.paths[i] for i in kept)
+        return Index(self.root, paths, self.labels[kept], self.splits[kept], self.classes)
+
     def check_trainable(self) -> None:
         """Refuse data that cannot train a classifier.
 
@@ -67,13 +78,14 @@ class Index:
             DataError: no training or validation pictures, one class only, classes with a single picture, or classes
                 that are never trained; all problems at once.
         """
-        size = len(self.classes)
-        table = np.stack([np.bincount(self.labels[self.splits == s], minlength=size) for s in SPLITS], axis=1)
+        table = self.table()
         problems = [f"there are no {s!r} pictures" for s in ("train", "val") if not table[:, SPLITS.index(s)].any()]
         if len(self.classes) < 2:
             problems.append(f"there is one class only, {self.classes[0]!r}; a classifier needs two or more")
         for name, counts in zip(self.classes, table, strict=True):
-            if counts.sum() == 1:
+            if not counts.any():
+                problems.append(f"class {name!r} has no picture that can be read")
+            elif counts.sum() == 1:
                 problems.append(f"class {name!r} has a single picture; it needs one to train and one to check")
             elif not counts[0]:
                 where = " and ".join(repr(s) for s, n in zip(SPLITS, counts, strict=True) if n)

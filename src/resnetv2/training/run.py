@@ -21,8 +21,9 @@ import torch
 from torch.nn import functional as F
 
 import resnetv2
-from resnetv2.console import counting, talk
-from resnetv2.data.check import check_pictures
+from resnetv2.console import counting, printable, talk
+from resnetv2.data.check import Report, check_index, readable_index
+from resnetv2.data.examine import examine_pictures
 from resnetv2.data.index import Index, read_index, read_saved_index
 from resnetv2.data.load import Augment, Batch, Loader
 from resnetv2.errors import ConfigError, Error, Interrupted
@@ -38,8 +39,9 @@ from resnetv2.training.optim import MovingAverage, learning_rate, make_optimizer
 from resnetv2.weights.modelfile import Header, write_model_file
 
 GOLDEN_SAMPLES = 4
+_LEFT_OUT = 20  # unreadable pictures told one by one; check.json has them all
 MOVABLE = ("device", "workers", "save_minutes")  # settings a resumed run may change: where it runs, not what it does
-DESCRIPTION = {"index.csv", "environment.json"}  # what a run that never began may have left
+DESCRIPTION = {"index.csv", "environment.json", "check.json"}  # what a run that never began may have left
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ def train(
     lr: float | None = None,
     seed: int | None = None,
     device: str | None = None,
+    on_bad_image: str | None = None,
     set: Mapping[str, Any] | None = None,  # noqa: A002  the command's word
     resume: bool = False,
 ) -> TrainResult:
@@ -75,9 +78,9 @@ def train(
     Args:
         data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, or a CSV manifest.
         out: a new folder for the run: ``best.safetensors``, ``last.safetensors``, ``metrics.jsonl``, ``config.json``,
-            ``environment.json``, ``index.csv`` and ``checkpoints/``.
+            ``environment.json``, ``index.csv``, ``check.json`` and ``checkpoints/``.
         arch: an architecture such as "resnet50v2".
-        epochs, image_size, batch_size, lr, seed, device: see ``TrainConfig``; None means its default.
+        epochs, image_size, batch_size, lr, seed, device, on_bad_image: see ``TrainConfig``; None means its default.
         set: any other field of ``TrainConfig`` by name.
         resume: go on with the run in ``out`` from its newest checkpoint.
 
@@ -91,15 +94,16 @@ def train(
         Interrupted: SIGINT or SIGTERM; the state was saved first.
     """
     named: dict[str, Any] = {"arch": arch, "epochs": epochs, "image_size": image_size, "batch_size": batch_size}
-    named |= {"lr": lr, "seed": seed, "device": device}
+    named |= {"lr": lr, "seed": seed, "device": device, "on_bad_image": on_bad_image}
     settings = {**(set or {}), **{key: value for key, value in named.items() if value is not None}}
     data, out = Path(data), Path(out)
-    config, index = _resumed(data, out, settings) if resume else _new(data, out, settings)
-    run = Run(config, index, out)
     if resume:
+        run = Run(*_resumed(data, out, settings), out)
         run.restore()
     else:
-        run.write_description(data)
+        config, index, report = _new(data, out, settings)
+        run = Run(config, index, out)
+        run.write_description(data, report)
     try:
         return run.fit()
     except torch.OutOfMemoryError as error:
@@ -108,8 +112,8 @@ def train(
         ) from error
 
 
-def _new(data: Path, out: Path, settings: Mapping[str, Any]) -> tuple[TrainConfig, Index]:
-    """Return the config and index of a new run, after everything that can be checked was."""
+def _new(data: Path, out: Path, settings: Mapping[str, Any]) -> tuple[TrainConfig, Index, Report]:
+    """Return config, index and the check of the data of a new run, after everything that can be checked was."""
     config = TrainConfig.from_dict(settings)
     config = replace(config, device=str(choose_device(config.device)))
     if (out / "config.json").exists():
@@ -119,8 +123,8 @@ def _new(data: Path, out: Path, settings: Mapping[str, Any]) -> tuple[TrainConfi
     if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
         raise ConfigError(f"{out} lies inside {data}, which is only read: choose another --out")
     index = read_index(data)
-    _check(index)
-    return config.fitted(index.classes), index
+    index, report = _check(index, data, config.on_bad_image)
+    return config.fitted(index.classes), index, report
 
 
 def _resumed(data: Path, out: Path, settings: Mapping[str, Any]) -> tuple[TrainConfig, Index]:
@@ -140,15 +144,19 @@ def _resumed(data: Path, out: Path, settings: Mapping[str, Any]) -> tuple[TrainC
     if changed:
         raise ConfigError("\n  ".join(["a resumed run keeps its settings; these differ", *changed]))
     index = read_saved_index(out / "index.csv", data)
-    _check(index)
+    _check(index, data, "error")  # the run's list of pictures is what it is: none of them may be missing now
     return config, index
 
 
-def _check(index: Index) -> None:
-    """Refuse data that cannot train, or with pictures that cannot be read."""
+def _check(index: Index, data: Path, on_bad_image: str) -> tuple[Index, Report]:
+    """Return the pictures that can be read, and what was found; refuse data that cannot train."""
     index.check_trainable()
     with counting("checking pictures") as progress:
-        check_pictures([index.root / path for path in index.paths], progress)
+        examined = examine_pictures(index.root, index.paths, progress)
+    report = check_index(index, examined, data, on_bad_image)
+    index = readable_index(index, examined.reasons, on_bad_image)
+    index.check_trainable()
+    return index, report
 
 
 class Run:
@@ -196,9 +204,11 @@ class Run:
         """The folder of checkpoints."""
         return self.out / "checkpoints"
 
-    def write_description(self, data: Path) -> None:
-        """Write what is known before the first step: settings, pictures, environment."""
+    def write_description(self, data: Path, report: Report) -> None:
+        """Write what is known before the first step: settings, pictures, what is wrong with them, environment."""
+        describe(report)
         self.index.write_csv(self.out / "index.csv")
+        write_json(self.out / "check.json", report.to_dict())
         write_json(self.out / "environment.json", environment() | {"data": str(data), "device": str(self.device)})
         write_json(self.out / "config.json", self.config.to_dict())
 
@@ -430,6 +440,16 @@ class Run:
         self.save()
         display.say(f"stopped after step {self.progress.step}; continue with --resume")
         raise Interrupted(number)
+
+
+def describe(report: Report) -> None:
+    """Say in a line each what of the data's findings could spoil a run, and which pictures are left out and why."""
+    for finding in report.findings:
+        if finding.severity != "note":
+            talk().print(f"{finding.severity}: {finding}", soft_wrap=True)
+        if finding.kind == "unreadable":
+            for item in finding.items[:_LEFT_OUT]:
+                talk().print(f"  left out: {printable(item.path)}: {item.note}", soft_wrap=True)
 
 
 def environment() -> dict[str, Any]:
