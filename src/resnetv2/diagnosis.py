@@ -53,7 +53,7 @@ def check(
     if html is not None and data.is_dir() and Path(html).resolve().is_relative_to(data.resolve()):
         raise ConfigError(f"{html} lies inside {data}, which is only read: choose another file for the page")
     index = read_index(data)
-    examined = examine_pictures(index.root, index.paths, progress)
+    examined = examine_pictures(index, progress)
     report = check_index(index, examined, data, on_bad_image)
     if model is not None:
         places = np.setdiff1d(np.arange(len(index.paths)), list(examined.reasons))
@@ -85,7 +85,7 @@ def _suspects(index: Index, places: np.ndarray, model: str | Path, progress: Cou
 def _features(index: Index, places: np.ndarray, model: str | Path, progress: Counter | None) -> np.ndarray:
     """Return what the model's head sees of each picture, float32 (n, num_features)."""
     classifier = load(model)
-    samples = Samples(tuple(index.root / index.paths[i] for i in places), index.labels[places])
+    samples = Samples(tuple(index.place(i) for i in places), index.labels[places])
     rows: list[np.ndarray] = []
     for batch in Loader(samples, _BATCH, classifier.header.preprocessing).batches():
         rows.extend(classifier.session.features(batch.pictures))

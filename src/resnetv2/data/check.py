@@ -50,7 +50,7 @@ KINDS = {
     "imbalance": Kind("warning", "classes of very different size", "Read recall by class, not accuracy alone."),
     "few": Kind("warning", f"classes with fewer than {FEW} training pictures", "Add pictures, or merge classes."),
     "unmeasured": Kind("warning", "classes with no val or no test picture", "Nothing will be known about them."),
-    "blank": Kind("warning", "nothing to see", "They are of one colour; they teach the class a lie."),
+    "blank": Kind("warning", "nothing to see", "They are of one colour and can only mislead."),
     "stray": Kind("warning", "pictures in no class", "They are not used: put each into a class's folder."),
     "loop": Kind("warning", "links to a folder they lie in", "Remove them: the pictures may count twice."),
     "duplicate": Kind("note", "same picture more than once", "Each counts as often as it is there."),
@@ -210,7 +210,7 @@ def readable_index(index: Index, reasons: Mapping[int, str], on_bad_image: str) 
         return index
     if on_bad_image == "skip" and len(reasons) < len(index.paths):
         return index.without(reasons)
-    bad = [f"{index.root / index.paths[i]}: {reason}" for i, reason in reasons.items()]
+    bad = [f"{index.place(i)}: {reason}" for i, reason in reasons.items()]
     more = [f"… and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
     mend = "" if on_bad_image == "skip" else "\nMend or remove them, or leave them out with --on-bad-image skip"
     listed = "\n  ".join(bad[:_SHOWN] + more)

@@ -16,6 +16,7 @@ from PIL import Image
 
 from resnetv2.console import Counter
 from resnetv2.data.fingerprint import WORDS, fingerprint
+from resnetv2.data.index import Index
 from resnetv2.data.ledger import Ledger, file_keys
 from resnetv2.preprocess import FORMATS, MAX_PIXELS, open_picture
 
@@ -48,31 +49,30 @@ class Examined:
     reasons: dict[int, str]
 
 
-def examine_pictures(root: Path, paths: Sequence[str], progress: Counter | None = None) -> Examined:
+def examine_pictures(index: Index, progress: Counter | None = None) -> Examined:
     """Examine every picture, in parallel; those that were examined before and have not changed cost one look-up.
 
     Args:
-        root: the folder that the paths are relative to.
-        paths: n picture files.
+        index: n pictures.
         progress: called with the pictures done and the total.
     """
-    ledger, keys = Ledger(root, FACTS), file_keys(root, paths)
+    ledger, keys, total = Ledger(index.root, FACTS), file_keys(index.root, index.paths), len(index.paths)
     known, found = ledger.find(keys)
-    facts = np.zeros(len(paths), FACTS)
+    facts = np.zeros(total, FACTS)
     facts[known] = found
     unknown, done = np.flatnonzero(~known), int(known.sum())
     reasons = {}
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
         for start in range(0, len(unknown), _AT_ONCE):
             some = unknown[start : start + _AT_ONCE]
-            for i, result in zip(some, pool.map(_examine, [root / paths[i] for i in some]), strict=True):
+            for i, result in zip(some, pool.map(_examine, [index.place(int(i)) for i in some]), strict=True):
                 if isinstance(result, str):
                     reasons[int(i)] = result
                     keys[i] = 0
                 else:
                     facts[i] = result
             if progress is not None:
-                progress(done + start + len(some), len(paths))
+                progress(done + start + len(some), total)
     if len(unknown) > len(reasons):
         ledger.write(keys, facts)
     return Examined(facts, reasons)

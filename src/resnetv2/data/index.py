@@ -8,7 +8,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -44,6 +44,10 @@ class Index:
     splits: np.ndarray  # text, of SPLITS
     classes: tuple[str, ...]
 
+    def place(self, i: int) -> Path:
+        """Return what the bytes of picture number ``i`` can be read from."""
+        return self.root / self.paths[i]
+
     def split(self, name: str) -> Samples:
         """Return the pictures of a split, or every picture for "all".
 
@@ -69,7 +73,7 @@ class Index:
         """Return the index without the pictures at these places; classes keep their numbers."""
         kept = [i for i in range(len(self.paths)) if i not in places]
         paths = tuple(self.paths[i] for i in kept)
-        return Index(self.root, paths, self.labels[kept], self.splits[kept], self.classes)
+        return replace(self, paths=paths, labels=self.labels[kept], splits=self.splits[kept])
 
     def check_trainable(self) -> None:
         """Refuse data that cannot train a classifier.

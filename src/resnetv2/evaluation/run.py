@@ -51,7 +51,7 @@ def evaluate(
     check_policy(on_bad_image)
     index, skipped = read_index(Path(data)), []
     if on_bad_image == "skip":
-        reasons = examine_pictures(index.root, index.paths).reasons
+        reasons = examine_pictures(index).reasons
         wanted = {i: reason for i, reason in reasons.items() if split in ("all", index.splits[i])}
         skipped = [{"path": index.paths[i], "reason": reason} for i, reason in wanted.items()]
         index = readable_index(index, reasons, on_bad_image)

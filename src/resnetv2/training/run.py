@@ -152,7 +152,7 @@ def _check(index: Index, data: Path, on_bad_image: str) -> tuple[Index, Report]:
     """Return the pictures that can be read, and what was found; refuse data that cannot train."""
     index.check_trainable()
     with counting("checking pictures") as progress:
-        examined = examine_pictures(index.root, index.paths, progress)
+        examined = examine_pictures(index, progress)
     report = check_index(index, examined, data, on_bad_image)
     index = readable_index(index, examined.reasons, on_bad_image)
     index.check_trainable()
