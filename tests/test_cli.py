@@ -41,7 +41,7 @@ def test_help_lists_every_command_and_each_has_help():
         assert "usage: resnetv2" in parser.format_help()
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "verify", "info", "demo"])
+@pytest.mark.parametrize("name", ["train", "check", "evaluate", "predict", "verify", "info", "demo"])
 def test_every_command_equals_one_public_function_with_the_same_argument_names(name):
     options = {action.dest for action in subparsers()[name]._actions} - {"help", "json"}
     parameters = set(inspect.signature(getattr(resnetv2, name)).parameters) - {"progress"}

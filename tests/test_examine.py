@@ -198,11 +198,14 @@ def test_a_jpeg_cut_at_every_kilobyte_is_refused(tmp_path):
 
 def bomb():
     """Return a PNG of a few hundred bytes that claims 100,000 × 100,000 pixels."""
+
     def chunk(name, body):
         return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
     header = struct.pack(">IIBBBBB", 100_000, 100_000, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(99))) + chunk(b"IEND", b"")
+    )
 
 
 def test_what_is_no_honest_picture_file_has_a_reason(tmp_path):

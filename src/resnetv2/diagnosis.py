@@ -18,7 +18,7 @@ from resnetv2.inference import load
 
 FOLDS = 5
 _BATCH = 32
-_STRENGTH = 1.0  # of the fit, scikit-learn's C, on features of unit variance
+_STRENGTH = 10.0  # scikit-learn's C times the number of features: of 1, 3, 10, 30, 100 the best on flipped digits
 
 
 def check(
