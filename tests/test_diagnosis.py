@@ -26,8 +26,8 @@ def flipped_digits(share, seed):
 def test_changed_labels_of_digits_are_found_with_their_true_ones(seed):
     pixels, labels, truth, changed = flipped_digits(0.03, seed)
     suspects, suggested = find_suspects(out_of_fold(pixels, labels), labels)
-    # Five seeds gave at worst: 81 % of those found were changed, 67 % of those changed were found, and 27 of the first 30
-    # of the list were. Digits that are hard to read by themselves make the rest.
+    # Five seeds gave at worst: 81 % of those found were changed, 67 % of those changed were found, and 27 of the
+    # first 30 of the list were. Digits that are hard to read by themselves make the rest.
     assert changed[suspects].mean() > 0.75
     assert changed[suspects].sum() > 0.6 * changed.sum()
     assert changed[suspects[:30]].mean() > 0.8

@@ -4,8 +4,8 @@ import io
 
 import numpy as np
 import pytest
-from PIL import Image, ImageFilter
 from pictures import encode, noise
+from PIL import Image, ImageFilter
 from sklearn.datasets import load_digits, load_sample_images
 
 from resnetv2.data import duplicates

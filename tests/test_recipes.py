@@ -49,6 +49,7 @@ ALLOWED = {
     "device": ["auto", "cpu", "cuda:1"],
     "workers": [None, 1, 100],
     "save_minutes": [0, 0.1],
+    "on_bad_image": ["error", "skip"],
 }
 REFUSED = {
     "arch": ["resnet5v2", 5, None, ["resnet50v2"], True],
@@ -75,6 +76,7 @@ REFUSED = {
     "device": [3, None, ["cpu"]],
     "workers": [0, -1, 1.5, "x", True],
     "save_minutes": [-1, "x", NAN, INF, None],
+    "on_bad_image": ["ignore", True, None],
 }
 
 

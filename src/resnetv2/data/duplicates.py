@@ -6,7 +6,7 @@ classes, 4,000 MNIST and 1,797 UCI digits, the digits enlarged to 224 pixels; ``
 - the nearest two of the 500,000 pairs of distinct photographs differ in 81 of 256 bits; JPEG of quality 30 or a quarter
   of the size changes at most 26, a crop of 1 % a side mostly 18. The limit is 32.
 - Digits are less alike than they look, yet the nearest two of ten million pairs differ in 19 bits only. The limit for
-  plain pictures is 16, which 99 % of saved or resized photographs and 90 % of saved digits keep; mirror images of
+  plain pictures is 16, which 97 % of saved or resized plain photographs and 90 % of saved digits keep; mirror images of
   plain pictures are other signs.
 """
 
