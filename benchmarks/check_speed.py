@@ -23,9 +23,9 @@ CLASSES = 10
 LONG_AGO = 1_500_000_000  # a file that has just changed is not remembered
 CHECK = """
 import json, resource, sys, time
-import resnetv2
+from resnetv2 import check
 start = time.perf_counter()
-report = resnetv2.check(sys.argv[1])
+report = check(sys.argv[1])
 peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 print(json.dumps({"seconds": time.perf_counter() - start, "readable": report.statistics["readable"], "peak_kb": peak}))
 """

@@ -135,11 +135,13 @@ def test_what_lies_beside_the_classes_is_told(data, tmp_path):
     (data / "train" / "cat" / "more").symlink_to(tmp_path / "elsewhere")
     (data / "train" / "dog" / "round").symlink_to(data)
     (data / "train" / "bird").symlink_to(tmp_path / "elsewhere")
+    write_picture(tmp_path / "birds" / "deep" / "down" / "b.png", smooth(53))
+    (data / "train" / "wren").symlink_to(tmp_path / "birds")
     found = findings(data)
     assert paths(found["stray"]) == ["train/lost.png"]
     assert paths(found["link"]) == ["train/cat/more"]
     assert paths(found["loop"]) == ["train/dog/round"]
-    assert paths(found["outside"]) == ["train/bird", "train/cat/link.png"]
+    assert paths(found["outside"]) == ["train/bird", "train/cat/link.png", "train/wren"]
 
 
 def test_strange_names_are_told_and_harmless(data):

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -185,6 +186,22 @@ def test_every_picture_with_a_reason_is_told_in_order_and_progress_ends_with_all
     starts = ["the file is empty", "not a picture in a known format", "No such file"]
     assert all(reason.startswith(s) for reason, s in zip(found.reasons.values(), starts, strict=True))
     assert seen == [(3, 9), (6, 9), (9, 9)]
+
+
+def test_a_picture_costs_a_few_hundred_bytes_of_memory(decoded, tmp_path, monkeypatch):
+    n = 20_000
+    (tmp_path / "data").mkdir()
+    facts = examine(encode(noise(4, 4)))
+    monkeypatch.setattr(module, "_examine", lambda path: facts)
+    keys = np.random.default_rng(0).integers(1, 2**63, (n, 2)).astype(np.uint64)
+    monkeypatch.setattr(module, "file_keys", lambda root, paths: keys.copy())
+    index = index_of(tmp_path / "data", [f"{i}.png" for i in range(n)])
+    for _ in range(2):  # with an empty cache, and from it
+        tracemalloc.start()
+        assert len(examine_pictures(index).facts) == n
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 700 * n  # three or four copies of a row of 150 bytes
 
 
 def test_a_jpeg_cut_at_every_kilobyte_is_refused(tmp_path):

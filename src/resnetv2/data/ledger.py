@@ -58,8 +58,9 @@ class Ledger:
         rows = np.concatenate([rows, others[: len(rows) + _SPARE]])  # of files that changed, the old facts go in time
         rows = rows[np.argsort(rows["key"][:, 0], kind="stable")]
         try:
-            with replace_file(self._path) as temporary:
-                temporary.write_bytes(hashlib.sha256(rows.tobytes()).digest() + rows.tobytes())
+            with replace_file(self._path) as temporary, temporary.open("wb") as file:
+                file.write(hashlib.sha256(rows.data).digest())
+                file.write(rows.data)
         except Error as error:
             talk().print(f"warning: the next check will be as slow as this one: {error}", soft_wrap=True)
 

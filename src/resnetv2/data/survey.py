@@ -28,25 +28,30 @@ def survey_folder(root: Path, used: set[str]) -> Survey:
         used: the pictures in classes, relative to it.
     """
     found, real = Survey(), os.path.realpath(root)
-    classes = {path.rpartition("/")[0] for path in used}
-    for entry in _entries(root):
-        name = Path(entry.path).relative_to(root).as_posix()
-        folder, picture = _is_folder(entry), Path(entry.name).suffix.lower() in SUFFIXES
-        if picture and not folder and name not in used:
+    followed: set[str] = set()
+    for folder in {path.rpartition("/")[0] for path in used}:
+        while folder and folder not in followed:
+            followed.add(folder)
+            folder = folder.rpartition("/")[0]  # noqa: PLW2901  and what it lies in
+    start = len(os.path.join(root, ""))  # noqa: PTH118  text all along: ten times as fast for a million files
+    for entry in _entries(os.fspath(root)):
+        name = entry.path[start:].replace(os.sep, "/")
+        leads_on, picture = _is_folder(entry), os.path.splitext(entry.name)[1].lower() in SUFFIXES  # noqa: PTH122
+        if picture and not leads_on and name not in used:
             found.strays.append(name)
         if not entry.is_symlink():
             continue
         target = os.path.realpath(entry.path)
-        if folder and _is_below(os.path.realpath(Path(entry.path).parent), target):
+        if leads_on and _is_below(os.path.realpath(Path(entry.path).parent), target):
             found.loops.append(name)
-        elif folder and name not in classes:
+        elif leads_on and name not in followed:
             found.links.append(name)
-        elif (folder or picture) and not _is_below(target, real):
+        elif (leads_on or picture) and not _is_below(target, real):
             found.outside.append(name)
     return found
 
 
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+def _entries(folder: str) -> Iterator[os.DirEntry[str]]:
     try:
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError:
@@ -56,7 +61,7 @@ def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
             continue
         yield entry
         if entry.is_dir(follow_symlinks=False):
-            yield from _entries(Path(entry.path))
+            yield from _entries(entry.path)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
