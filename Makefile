@@ -40,6 +40,7 @@ format: .venv/.dev  ## rewrite the code in the house style
 bench: .venv/.dev  ## the figures of BENCHMARKS.md
 	$(BIN)/python benchmarks/train_speed.py
 	$(BIN)/python benchmarks/train_memory.py
+	$(BIN)/python benchmarks/check_speed.py
 
 clean:
 	$(PYTHON) -c "import shutil; shutil.rmtree('.venv')"

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 
 import pytest
 from hypothesis import settings
@@ -12,6 +13,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 settings.register_profile("untimed", deadline=None)  # how long a call takes is the machine's affair
 settings.load_profile("untimed")
+
+
+# For the whole run and the processes it starts: tests neither read nor fill the cache of who runs them.
+_CACHE = tempfile.TemporaryDirectory(prefix="resnetv2-cache-")
+os.environ["RESNETV2_CACHE"] = _CACHE.name
 
 
 @pytest.fixture(autouse=True)

@@ -55,6 +55,7 @@ ALLOWED = {
     "workers": [None, 1, 100],
     "cache_mb": [0, 4096],
     "save_minutes": [0, 0.1],
+    "on_bad_image": ["error", "skip"],
 }
 REFUSED = {
     "arch": ["resnet5v2", 5, None, ["resnet50v2"], True],
@@ -87,6 +88,7 @@ REFUSED = {
     "workers": [0, -1, 1.5, "x", True],
     "cache_mb": [-1, 0.5, "x", None, True],
     "save_minutes": [-1, "x", NAN, INF, None],
+    "on_bad_image": ["ignore", True, None],
 }
 
 

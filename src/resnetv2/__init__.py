@@ -21,9 +21,11 @@ _PUBLIC = {
     "ModelFileError": "errors",
     "Prediction": "inference",
     "Preprocessing": "preprocess",
+    "Report": "data.check",
     "ResNetV2": "model",
     "ResNetV2Config": "config",
     "TrainConfig": "recipes",
+    "check": "diagnosis",
     "create_model": "model",
     "demo": "digits",
     "evaluate": "evaluation.run",
@@ -46,10 +48,12 @@ __all__ = [
     "ModelFileError",
     "Prediction",
     "Preprocessing",
+    "Report",
     "ResNetV2",
     "ResNetV2Config",
     "TrainConfig",
     "__version__",
+    "check",
     "create_model",
     "demo",
     "evaluate",
@@ -64,7 +68,9 @@ __all__ = [
 
 if TYPE_CHECKING:
     from resnetv2.config import ResNetV2Config, list_models
+    from resnetv2.data.check import Report
     from resnetv2.data.packing import pack
+    from resnetv2.diagnosis import check
     from resnetv2.digits import demo
     from resnetv2.errors import ConfigError, DataError, Error, Interrupted, MissingExtra, ModelFileError
     from resnetv2.evaluation.run import evaluate

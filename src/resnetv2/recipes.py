@@ -86,6 +86,7 @@ RULES: dict[str, Rule] = {
     "workers": _optional(_whole(1)),
     "cache_mb": _whole(0),
     "save_minutes": _amount,
+    "on_bad_image": Rule("'error' or 'skip'", lambda v: v in ("error", "skip")),
 }
 
 
@@ -132,6 +133,7 @@ class TrainConfig(Plain):
     workers: int | None = None  # threads that decode; None: one for each processor, at most 8
     cache_mb: int = 256  # memory (2^20 bytes) for small pictures kept decoded; the 50,000 of CIFAR-10 take 159
     save_minutes: float = 1.0  # between two checkpoints
+    on_bad_image: str = "error"  # "skip": train without the pictures that cannot be read
 
     def __post_init__(self) -> None:
         problems = [

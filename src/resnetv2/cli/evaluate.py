@@ -23,6 +23,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--batch-size", type=int, default=32, metavar="B", help="pictures at a time (default: %(default)s)"
     )
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, mps (default: %(default)s)")
+    parser.add_argument(
+        "--on-bad-image",
+        choices=("error", "skip"),
+        default="error",
+        help="unreadable pictures: refuse, or leave out (default: %(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -31,11 +37,14 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate and print the figures."""
     import resnetv2
     from resnetv2.cli.show import print_json
-    from resnetv2.console import counting
+    from resnetv2.console import counting, printable, talk
 
     options = {"split": args.split, "batch_size": args.batch_size, "device": args.device}
+    options["on_bad_image"] = args.on_bad_image
     with counting("evaluating") as progress:
         report = resnetv2.evaluate(args.model, args.data, **options, progress=progress)
+    for skipped in report["skipped"]:
+        talk().print(f"left out: {printable(skipped['path'])}: {skipped['reason']}", soft_wrap=True)
     if args.json:
         print_json(report)
     else:

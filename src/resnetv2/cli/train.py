@@ -32,6 +32,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--lr", type=float, help="peak learning rate (default: 0.2 for a batch of 256, in proportion)")
     parser.add_argument("--seed", type=int, metavar="S", help=f"of every random choice (default: {default.seed})")
     parser.add_argument("--device", metavar="D", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    parser.add_argument(
+        "--on-bad-image", choices=("error", "skip"), help="unreadable pictures: refuse, or leave out (default: error)"
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any other setting; repeatable")
     parser.add_argument("--resume", action="store_true", help="continue the run in RUN from its newest checkpoint")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -53,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
         lr=args.lr,
         seed=args.seed,
         device=args.device,
+        on_bad_image=args.on_bad_image,
         set=parse_settings(args.set),
         resume=args.resume,
     )

@@ -7,8 +7,8 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn, overload
 
@@ -51,6 +51,13 @@ class Index:
         """Return what the bytes of picture number ``i`` can be read from."""
         return self.root / self.paths[i] if self.shards is None else self.shards.member(i, self.paths[i])
 
+    def opener(self) -> Callable[[str], Readable]:
+        """Return what turns a path, relative to the data, into what its bytes can be read from."""
+        if self.shards is None:
+            return self.root.joinpath
+        number = {path: i for i, path in enumerate(self.paths)}
+        return lambda path: self.place(number[path]) if path in number else self.root / path
+
     def split(self, name: str) -> Samples:
         """Return the pictures of a split, or every picture for "all".
 
@@ -67,6 +74,17 @@ class Index:
         """Return the number of pictures in each split."""
         return {s: int((self.splits == s).sum()) for s in SPLITS}
 
+    def table(self) -> np.ndarray:
+        """Return the number of pictures of each class in each split, int64 (classes, splits)."""
+        size = len(self.classes)
+        return np.stack([np.bincount(self.labels[self.splits == s], minlength=size) for s in SPLITS], axis=1)
+
+    def without(self, places: Collection[int]) -> Index:
+        """Return the index without the pictures at these places; classes keep their numbers."""
+        kept = [i for i in range(len(self.paths)) if i not in places]
+        paths, shards = Names(self.paths[i] for i in kept), self.shards and self.shards.take(kept)
+        return replace(self, paths=paths, labels=self.labels[kept], splits=self.splits[kept], shards=shards)
+
     def check_trainable(self) -> None:
         """Refuse data that cannot train a classifier.
 
@@ -74,13 +92,14 @@ class Index:
             DataError: no training or validation pictures, one class only, classes with a single picture, or classes
                 that are never trained; all problems at once.
         """
-        size = len(self.classes)
-        table = np.stack([np.bincount(self.labels[self.splits == s], minlength=size) for s in SPLITS], axis=1)
+        table = self.table()
         problems = [f"there are no {s!r} pictures" for s in ("train", "val") if not table[:, SPLITS.index(s)].any()]
         if len(self.classes) < 2:
             problems.append(f"there is one class only, {self.classes[0]!r}; a classifier needs two or more")
         for name, counts in zip(self.classes, table, strict=True):
-            if counts.sum() == 1:
+            if not counts.any():
+                problems.append(f"class {name!r} has no picture that can be read")
+            elif counts.sum() == 1:
                 problems.append(f"class {name!r} has a single picture; it needs one to train and one to check")
             elif not counts[0]:
                 where = " and ".join(repr(s) for s, n in zip(SPLITS, counts, strict=True) if n)

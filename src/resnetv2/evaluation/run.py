@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 
 from resnetv2.console import Counter
+from resnetv2.data.check import check_policy, readable_index
+from resnetv2.data.examine import examine_pictures
 from resnetv2.data.index import Index, read_index
 from resnetv2.data.load import Loader
 from resnetv2.errors import ConfigError, DataError
@@ -23,6 +25,7 @@ def evaluate(
     split: str = "test",
     batch_size: int = 32,
     device: str = "auto",
+    on_bad_image: str = "error",
     progress: Counter | None = None,
 ) -> dict[str, Any]:
     """Measure a classifier on one split.
@@ -33,19 +36,26 @@ def evaluate(
         split: "train", "val", "test", or "all" of them.
         batch_size: pictures at a time; the figures do not depend on it.
         device: "auto", "cpu", "cuda", "mps".
+        on_bad_image: "error" to refuse pictures that cannot be read, "skip" to leave them out.
         progress: called with the pictures done and the total.
 
     Returns:
         ``model``, ``data``, ``split`` and what ``classification_report`` gives: n, top1, top1_ci95, top5, per_class,
-        confusion.
+        confusion. Also ``skipped``: path and reason of each picture that was left out.
 
     Raises:
-        ConfigError: batch_size below 1.
+        ConfigError: batch_size below 1, or an unknown ``on_bad_image``.
         DataError: no such split, other class names than the model's (both sets are listed), or an unreadable picture.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-    index = read_index(Path(data))
+    check_policy(on_bad_image)
+    index, skipped = read_index(Path(data)), []
+    if on_bad_image == "skip":
+        reasons = examine_pictures(index).reasons
+        wanted = {i: reason for i, reason in reasons.items() if split in ("all", index.splits[i])}
+        skipped = [{"path": index.paths[i], "reason": reason} for i, reason in wanted.items()]
+        index = readable_index(index, reasons, on_bad_image)
     classifier = model if isinstance(model, Classifier) else load(model, device)
     samples = match_classes(index, classifier.classes).split(split)
     logits = []
@@ -57,7 +67,7 @@ def evaluate(
             progress(done, len(samples))
     report = classification_report(np.concatenate(logits), samples.labels, classifier.classes)
     name = "" if isinstance(model, Classifier) else str(model)
-    return {"model": name, "data": str(data), "split": split, **report}
+    return {"model": name, "data": str(data), "split": split, **report, "skipped": skipped}
 
 
 def match_classes(index: Index, classes: tuple[str, ...]) -> Index:

@@ -21,9 +21,10 @@ import torch
 from torch.nn import functional as F
 
 import resnetv2
-from resnetv2.console import counting, talk
+from resnetv2.console import counting, printable, talk
 from resnetv2.data.augment import Augment
-from resnetv2.data.check import check_pictures
+from resnetv2.data.check import Report, check_index, readable_index
+from resnetv2.data.examine import examine_pictures
 from resnetv2.data.index import Index, read_index, read_saved_index
 from resnetv2.data.load import Batch, Budget, Loader
 from resnetv2.errors import ConfigError, Error, Interrupted
@@ -41,13 +42,10 @@ from resnetv2.training.speed import Speed, Stopwatch
 from resnetv2.weights.modelfile import Header, write_model_file
 
 GOLDEN_SAMPLES = 4
-MOVABLE = (
-    "device",
-    "workers",
-    "cache_mb",
-    "save_minutes",
-)  # settings a resumed run may change: where it runs, not what it does
-DESCRIPTION = {"index.csv", "environment.json"}  # what a run that never began may have left
+_LEFT_OUT = 20  # unreadable pictures told one by one; check.json has them all
+# Settings a resumed run may change: where it runs, not what it does.
+MOVABLE = ("device", "workers", "cache_mb", "save_minutes")
+DESCRIPTION = {"index.csv", "environment.json", "check.json"}  # what a run that never began may have left
 
 
 @dataclass(frozen=True)
@@ -75,6 +73,7 @@ def train(
     lr: float | None = None,
     seed: int | None = None,
     device: str | None = None,
+    on_bad_image: str | None = None,
     set: Mapping[str, Any] | None = None,  # noqa: A002  the command's word
     resume: bool = False,
 ) -> TrainResult:
@@ -83,9 +82,9 @@ def train(
     Args:
         data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, a CSV manifest, or a packed folder.
         out: a new folder for the run: ``best.safetensors``, ``last.safetensors``, ``metrics.jsonl``, ``config.json``,
-            ``speed.jsonl``, ``environment.json``, ``index.csv`` and ``checkpoints/``.
+            ``speed.jsonl``, ``environment.json``, ``index.csv``, ``check.json`` and ``checkpoints/``.
         arch: an architecture such as "resnet50v2".
-        epochs, image_size, batch_size, lr, seed, device: see ``TrainConfig``; None means its default.
+        epochs, image_size, batch_size, lr, seed, device, on_bad_image: see ``TrainConfig``; None means its default.
         set: any other field of ``TrainConfig`` by name.
         resume: go on with the run in ``out`` from its newest checkpoint.
 
@@ -99,15 +98,16 @@ def train(
         Interrupted: SIGINT or SIGTERM; the state was saved first.
     """
     named: dict[str, Any] = {"arch": arch, "epochs": epochs, "image_size": image_size, "batch_size": batch_size}
-    named |= {"lr": lr, "seed": seed, "device": device}
+    named |= {"lr": lr, "seed": seed, "device": device, "on_bad_image": on_bad_image}
     settings = {**(set or {}), **{key: value for key, value in named.items() if value is not None}}
     data, out = Path(data), Path(out)
-    config, index = _resumed(data, out, settings) if resume else _new(data, out, settings)
-    run = Run(config, index, out)
     if resume:
+        run = Run(*_resumed(data, out, settings), out)
         run.restore()
     else:
-        run.write_description(data)
+        config, index, report = _new(data, out, settings)
+        run = Run(config, index, out)
+        run.write_description(data, report)
     try:
         return run.fit()
     except torch.OutOfMemoryError as error:
@@ -116,8 +116,8 @@ def train(
         ) from error
 
 
-def _new(data: Path, out: Path, settings: Mapping[str, Any]) -> tuple[TrainConfig, Index]:
-    """Return the config and index of a new run, after everything that can be checked was."""
+def _new(data: Path, out: Path, settings: Mapping[str, Any]) -> tuple[TrainConfig, Index, Report]:
+    """Return config, index and the check of the data of a new run, after everything that can be checked was."""
     config = TrainConfig.from_dict(settings)
     config = replace(config, device=str(choose_device(config.device)))
     if (out / "config.json").exists():
@@ -127,8 +127,8 @@ def _new(data: Path, out: Path, settings: Mapping[str, Any]) -> tuple[TrainConfi
     if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
         raise ConfigError(f"{out} lies inside {data}, which is only read: choose another --out")
     index = read_index(data)
-    _check(index)
-    return config.fitted(index.classes), index
+    index, report = _check(index, data, config.on_bad_image)
+    return config.fitted(index.classes), index, report
 
 
 def _resumed(data: Path, out: Path, settings: Mapping[str, Any]) -> tuple[TrainConfig, Index]:
@@ -148,15 +148,19 @@ def _resumed(data: Path, out: Path, settings: Mapping[str, Any]) -> tuple[TrainC
     if changed:
         raise ConfigError("\n  ".join(["a resumed run keeps its settings; these differ", *changed]))
     index = read_saved_index(out / "index.csv", data)
-    _check(index)
+    _check(index, data, "error")  # the run's list of pictures is what it is: none of them may be missing now
     return config, index
 
 
-def _check(index: Index) -> None:
-    """Refuse data that cannot train, or with pictures that cannot be read."""
+def _check(index: Index, data: Path, on_bad_image: str) -> tuple[Index, Report]:
+    """Return the pictures that can be read, and what was found; refuse data that cannot train."""
     index.check_trainable()
     with counting("checking pictures") as progress:
-        check_pictures(index.split("all").paths, progress)
+        examined = examine_pictures(index, progress)
+    report = check_index(index, examined, data, on_bad_image)
+    index = readable_index(index, examined.reasons, on_bad_image)
+    index.check_trainable()
+    return index, report
 
 
 class Run:
@@ -213,9 +217,11 @@ class Run:
         """The folder of checkpoints."""
         return self.out / "checkpoints"
 
-    def write_description(self, data: Path) -> None:
-        """Write what is known before the first step: settings, pictures, environment."""
+    def write_description(self, data: Path, report: Report) -> None:
+        """Write what is known before the first step: settings, pictures, what is wrong with them, environment."""
+        describe(report)
         self.index.write_csv(self.out / "index.csv")
+        write_json(self.out / "check.json", report.to_dict())
         write_json(self.out / "environment.json", environment() | {"data": str(data), "device": str(self.device)})
         write_json(self.out / "config.json", self.config.to_dict())
 
@@ -451,6 +457,16 @@ class Run:
         self.save()
         display.say(f"stopped after step {self.progress.step}; continue with --resume")
         raise Interrupted(number)
+
+
+def describe(report: Report) -> None:
+    """Say in a line each what of the data's findings could spoil a run, and which pictures are left out and why."""
+    for finding in report.findings:
+        if finding.severity != "note":
+            talk().print(f"{finding.severity}: {finding}", soft_wrap=True)
+        if finding.kind == "unreadable":
+            for item in finding.items[:_LEFT_OUT]:
+                talk().print(f"  left out: {printable(item.path)}: {item.note}", soft_wrap=True)
 
 
 def environment() -> dict[str, Any]:
