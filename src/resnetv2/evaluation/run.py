@@ -40,13 +40,15 @@ def evaluate(
         confusion.
 
     Raises:
-        ConfigError: batch_size below 1.
+        ConfigError: batch_size below 1, or a network without a head.
         DataError: no such split, other class names than the model's (both sets are listed), or an unreadable picture.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     index = read_index(Path(data))
     classifier = model if isinstance(model, Classifier) else load(model, device)
+    if not classifier.classes:
+        raise ConfigError(f"{model} has no head: it answers with features, not with labels")
     samples = match_classes(index, classifier.classes).split(split)
     logits = []
     done = 0
