@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from resnetv2 import __version__
-from resnetv2.cli import check, demo, evaluate, info, models, pack, predict, train, verify
+from resnetv2.cli import check, convert, demo, evaluate, fetch, info, models, pack, predict, train, verify
 from resnetv2.errors import Error, Interrupted
 
 COMMANDS = (  # in the order in which a newcomer meets them
     *(demo, check, train, evaluate, predict, verify),
-    *(info, models, pack),
+    *(info, models, fetch, convert, pack),
 )
 EPILOG = "exit codes: 0 done, 1 a bug of resnetv2, 2 something to mend (said on stderr), 130 or 143 stopped by a signal"
 

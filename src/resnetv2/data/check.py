@@ -288,11 +288,11 @@ def _looks(index: Index, facts: np.ndarray, readable: np.ndarray) -> dict[str, l
 
 def _endings(index: Index, facts: np.ndarray, readable: np.ndarray) -> list[Item]:
     found = []
-    for i in np.flatnonzero(readable):
+    for i in np.flatnonzero(readable).tolist():
         content = facts["format"][i].decode()
         ending = os.path.splitext(index.paths[i])[1].lower()  # noqa: PTH122  ten times as fast
         if ending not in _ENDINGS.get(content, {f".{content.lower()}"}):
-            found.append(item_of(index, int(i), f"holds {content}"))
+            found.append(item_of(index, i, f"holds {content}"))
     return found
 
 

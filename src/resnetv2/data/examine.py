@@ -19,7 +19,7 @@ from resnetv2.data.fingerprint import WORDS, fingerprint
 from resnetv2.data.index import Index
 from resnetv2.data.ledger import Ledger, file_keys, member_keys
 from resnetv2.data.shards import Member
-from resnetv2.preprocess import FORMATS, MAX_PIXELS, Readable, open_picture
+from resnetv2.preprocess import FORMATS, MAX_PIXELS, open_picture
 
 FACTS = np.dtype(
     [
@@ -102,7 +102,7 @@ def examine(data: bytes) -> np.void:
     return row
 
 
-def _examine(path: Readable) -> np.void | str:
+def _examine(path: Path | Member) -> np.void | str:
     try:
         size = path.size if isinstance(path, Member) else path.stat().st_size
         if isinstance(path, Path) and not stat.S_ISREG(path.stat().st_mode):  # a pipe would keep its reader waiting

@@ -15,7 +15,7 @@ from typing import NoReturn, overload
 import numpy as np
 
 from resnetv2.data.names import Names
-from resnetv2.data.shards import SHARD_LIST, Shards, read_shards
+from resnetv2.data.shards import SHARD_LIST, Member, Shards, read_shards
 from resnetv2.errors import DataError, unknown
 from resnetv2.files import replace_file
 from resnetv2.preprocess import SUFFIXES, Readable
@@ -47,7 +47,7 @@ class Index:
     classes: tuple[str, ...]
     shards: Shards | None = None  # where the pictures are, if not in files of their own
 
-    def place(self, i: int) -> Readable:
+    def place(self, i: int) -> Path | Member:
         """Return what the bytes of picture number ``i`` can be read from."""
         return self.root / self.paths[i] if self.shards is None else self.shards.member(i, self.paths[i])
 

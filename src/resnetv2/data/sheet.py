@@ -63,7 +63,9 @@ def _section(finding: Finding, opener: Callable[[str], Readable]) -> dict[str, A
         shown = shown[: -len(whole.pop())]  # half a group tells half the story
     return {
         "finding": finding,
-        "groups": [[(item, _thumbnail(opener(item.path)) if pictorial else None) for item in members] for members in whole],
+        "groups": [
+            [(item, _thumbnail(opener(item.path)) if pictorial else None) for item in members] for members in whole
+        ],
         "rest": len(finding.items) - len(shown),
         "pictorial": pictorial,
     }
