@@ -157,8 +157,8 @@ def test_strange_names_are_told_and_harmless(data):
 def test_a_file_that_goes_away_under_the_check_is_told(data, monkeypatch):
     from resnetv2 import diagnosis
 
-    def read_and_remove(path):
-        index = read_index(path)
+    def read_and_remove(path, group_by):
+        index = read_index(path, group_by)
         (data / "train" / "cat" / "4.png").unlink()
         return index
 

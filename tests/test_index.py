@@ -12,9 +12,7 @@ from pictures import write_dataset, write_picture
 
 from resnetv2.config import architecture
 from resnetv2.data.index import (
-    SPLITS,
     Index,
-    assign_splits,
     find_pictures,
     natural_key,
     read_index,
@@ -23,6 +21,8 @@ from resnetv2.data.index import (
 from resnetv2.data.index import (
     _build as build,
 )
+from resnetv2.data.manifest import Row
+from resnetv2.data.splits import SPLITS, assign_splits
 from resnetv2.errors import DataError
 from resnetv2.evaluation.run import evaluate
 from resnetv2.inference import Classifier
@@ -771,7 +771,7 @@ def test_a_name_comes_before_a_longer_one_that_begins_with_it(name, more):
 
 def test_a_million_pictures_cost_less_than_two_hundred_megabytes():
     names = [f"train/class-{i % 100:03d}/ILSVRC2012_val_{i:08d}.JPEG" for i in range(100_000)]  # a tenth of a million
-    table = [(name, f"class-{name[12:15]}", "train" if i % 20 else "val") for i, name in enumerate(names)]
+    table = [Row(name, f"class-{name[12:15]}", "train" if i % 20 else "val") for i, name in enumerate(names)]
     tracemalloc.start()
     index = build(Path("x"), table)
     samples = index.split("all")

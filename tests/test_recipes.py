@@ -55,6 +55,9 @@ ALLOWED = {
     "workers": [None, 1, 100],
     "cache_mb": [0, 4096],
     "save_minutes": [0, 0.1],
+    "class_weights": ["none", "balanced"],
+    "sampling": ["natural", "balanced"],
+    "group_by": [None, "patient", r"^(\d+)-"],
     "on_bad_image": ["error", "skip"],
 }
 REFUSED = {
@@ -88,6 +91,9 @@ REFUSED = {
     "workers": [0, -1, 1.5, "x", True],
     "cache_mb": [-1, 0.5, "x", None, True],
     "save_minutes": [-1, "x", NAN, INF, None],
+    "class_weights": ["uniform", True, None],
+    "sampling": ["random", 1, None],
+    "group_by": ["", 3, True],
     "on_bad_image": ["ignore", True, None],
 }
 

@@ -109,7 +109,6 @@ def test_a_shard_that_vanishes_later_is_one_clear_error(packed):
     [
         ("image_path", ""),
         ("label", ""),
-        ("split", ""),
         ("split", "holdout"),
         ("shard", "../data/shard-00000.tar"),
         ("shard", "/etc/passwd"),

@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from resnetv2.console import Counter
-from resnetv2.data.check import Item, Report, check_index, check_policy, item_of, make_finding, order_findings
-from resnetv2.data.examine import examine_pictures
+from resnetv2.data.check import Item, Report, check_pictures, check_policy, item_of, make_finding, order_findings
 from resnetv2.data.index import Index, Samples, read_index
 from resnetv2.data.load import Loader
 from resnetv2.data.sheet import write_sheet
@@ -26,6 +25,7 @@ def check(
     *,
     html: str | Path | None = None,
     on_bad_image: str = "error",
+    group_by: str | None = None,
     model: str | Path | None = None,
     progress: Counter | None = None,
 ) -> Report:
@@ -35,6 +35,8 @@ def check(
         data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, or a CSV manifest; it is only read.
         html: a page to write that shows the findings with their pictures.
         on_bad_image: "error" or "skip", by which unreadable pictures are an error or a warning.
+        group_by: a column of the CSV, or a regular expression on the path: pictures of which it says the same belong
+            together, and are a finding where they are in different splits.
         model: a model file; with it, labels that look wrong are found, too.
         progress: called with the pictures done and the total.
 
@@ -42,7 +44,8 @@ def check(
         What was found; its ``ok`` is False if something is an error.
 
     Raises:
-        DataError: no such data, or too few pictures in a class for ``model`` to learn it without them.
+        DataError: no such data, ``group_by`` names nothing, or too few pictures in a class for ``model`` to learn it
+            without them.
         ConfigError: an unknown ``on_bad_image``, or ``html`` lies inside the data.
         ModelFileError: ``model`` cannot be read.
         MissingExtra: scikit-learn, torch or jinja2 is needed and not installed.
@@ -52,9 +55,8 @@ def check(
     check_policy(on_bad_image)
     if html is not None and data.is_dir() and Path(html).resolve().is_relative_to(data.resolve()):
         raise ConfigError(f"{html} lies inside {data}, which is only read: choose another file for the page")
-    index = read_index(data)
-    examined = examine_pictures(index, progress)
-    report = check_index(index, examined, data, on_bad_image)
+    index = read_index(data, group_by)
+    index, examined, report = check_pictures(index, data, on_bad_image, progress)
     if model is not None:
         places = np.setdiff1d(np.arange(len(index.paths)), list(examined.reasons))
         suspects = _suspects(index, places, model, progress)

@@ -86,6 +86,9 @@ RULES: dict[str, Rule] = {
     "workers": _optional(_whole(1)),
     "cache_mb": _whole(0),
     "save_minutes": _amount,
+    "class_weights": Rule("'none' or 'balanced'", lambda v: v in ("none", "balanced")),
+    "sampling": Rule("'natural' or 'balanced'", lambda v: v in ("natural", "balanced")),
+    "group_by": _optional(Rule("a column or a regular expression", lambda v: isinstance(v, str) and v != "")),
     "on_bad_image": Rule("'error' or 'skip'", lambda v: v in ("error", "skip")),
 }
 
@@ -133,6 +136,9 @@ class TrainConfig(Plain):
     workers: int | None = None  # threads that decode; None: one for each processor, at most 8
     cache_mb: int = 256  # memory (2^20 bytes) for small pictures kept decoded; the 50,000 of CIFAR-10 take 159
     save_minutes: float = 1.0  # between two checkpoints
+    class_weights: str = "none"  # of the loss; "balanced": in inverse proportion to the class's training pictures
+    sampling: str = "natural"  # "balanced": an epoch takes as many pictures as ever, equally many from each class
+    group_by: str | None = None  # what the split keeps together: a column of the CSV, or an expression on the path
     on_bad_image: str = "error"  # "skip": train without the pictures that cannot be read
 
     def __post_init__(self) -> None:
@@ -141,6 +147,10 @@ class TrainConfig(Plain):
             for name, rule in RULES.items()
             if not rule.holds(getattr(self, name))
         ]
+        if self.class_weights == self.sampling == "balanced":
+            problems.append(
+                "class_weights and sampling are both 'balanced': rare classes would count twice; choose one"
+            )
         if not {"arch", "dialect", "model"} & {problem.split()[0] for problem in problems}:
             try:
                 self.architecture(num_classes=1)

@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from resnetv2.data.check import Report
 
+GROUP_BY = (
+    "what tells which pictures belong together, such as those of a patient: a column of the CSV, or a regular "
+    "expression on the path, of which the first group counts"
+)
 _SHOWN = 3  # pictures of a finding; --json and --html have more
 
 
@@ -27,6 +31,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         default="error",
         help="whether unreadable pictures are an error or, left out, a warning (default: %(default)s)",
     )
+    parser.add_argument("--group-by", metavar="COLUMN_OR_REGEX", help=GROUP_BY)
     parser.add_argument("--model", metavar="MODEL", help="model file; with it, labels that look wrong are found, too")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
@@ -38,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
     from resnetv2.cli.show import print_json
     from resnetv2.console import counting
 
-    options = {"html": args.html, "on_bad_image": args.on_bad_image, "model": args.model}
+    options = {"html": args.html, "on_bad_image": args.on_bad_image, "group_by": args.group_by}
+    options |= {"model": args.model}
     with counting("checking pictures") as progress:
         report = resnetv2.check(args.data, **options, progress=progress)
     if args.json:

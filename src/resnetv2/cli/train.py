@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
+from resnetv2.cli.check import GROUP_BY
 from resnetv2.recipes import TrainConfig, parse_settings
 
 
@@ -35,6 +36,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--on-bad-image", choices=("error", "skip"), help="unreadable pictures: refuse, or leave out (default: error)"
     )
+    parser.add_argument("--group-by", metavar="COLUMN_OR_REGEX", help=f"{GROUP_BY}; the split keeps them together")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any other setting; repeatable")
     parser.add_argument("--resume", action="store_true", help="continue the run in RUN from its newest checkpoint")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -57,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         seed=args.seed,
         device=args.device,
         on_bad_image=args.on_bad_image,
+        group_by=args.group_by,
         set=parse_settings(args.set),
         resume=args.resume,
     )

@@ -5,15 +5,17 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from resnetv2.console import Counter as Progress
 from resnetv2.data.duplicates import BLANK, Group, find_groups
-from resnetv2.data.examine import Examined
-from resnetv2.data.index import SPLITS, Index
+from resnetv2.data.examine import Examined, examine_pictures
+from resnetv2.data.index import Index
+from resnetv2.data.splits import SPLITS
 from resnetv2.data.survey import survey_folder
 from resnetv2.errors import ConfigError, DataError, unknown
 
@@ -46,6 +48,7 @@ KINDS = {
     "conflict_near": Kind("warning", "nearly the same picture, different classes", "Look whether both labels hold."),
     "leak": Kind("warning", "same picture, different splits", "Figures on val and test flatter: keep one of each."),
     "leak_near": Kind("warning", "nearly the same picture, different splits", "Figures on val and test may flatter."),
+    "parted": Kind("warning", "same group, different splits", "Figures on val and test flatter: keep groups whole."),
     "suspect": Kind("warning", "label looks wrong", "A classifier that never saw them disagrees; the worst first."),
     "imbalance": Kind("warning", "classes of very different size", "Read recall by class, not accuracy alone."),
     "few": Kind("warning", f"classes with fewer than {FEW} training pictures", "Add pictures, or merge classes."),
@@ -133,23 +136,43 @@ class Report:
         return {**plain, "statistics": dict(self.statistics), "findings": findings}
 
 
-def check_index(index: Index, examined: Examined, data: Path, on_bad_image: str = "error") -> Report:
-    """Turn what is known about every picture into findings.
+def check_pictures(
+    index: Index, data: Path, on_bad_image: str = "error", progress: Progress | None = None
+) -> tuple[Index, Examined, Report]:
+    """Examine every picture, assign splits that part no copies where they are ours to assign, and check the whole.
 
     Args:
         index: the pictures.
-        examined: what ``examine_pictures`` says of them.
         data: the folder or CSV that the index was read from.
         on_bad_image: "error" or "skip", by which unreadable pictures are an error or a warning.
+        progress: called with the pictures done and the total.
+
+    Returns:
+        The index with its final splits and what the files hold, the facts, and the findings.
 
     Raises:
         ConfigError: another ``on_bad_image``.
     """
     check_policy(on_bad_image)
-    facts, readable = examined.facts, np.ones(len(index.paths), bool)
-    readable[list(examined.reasons)] = False
-    found = {"unreadable": _items(index, examined.reasons, examined.reasons)}
-    found |= _duplicates(index, find_groups(facts, readable))
+    examined = examine_pictures(index, progress)
+    copies = find_groups(examined.facts, examined.readable)
+    final = replace(index.keep_together(copies), contents=examined.contents)
+    found = _duplicates(final, copies) | {"parted": _parted(final, index.groups)}
+    return final, examined, _report(final, examined, found, data, on_bad_image)
+
+
+def _report(index: Index, examined: Examined, found: Mapping[str, list[Item]], data: Path, on_bad_image: str) -> Report:
+    """Turn what is known about every picture into findings.
+
+    Args:
+        index: the pictures.
+        examined: what ``examine_pictures`` says of them.
+        found: what was found of pictures that belong together.
+        data: the folder or CSV that the index was read from.
+        on_bad_image: "error" or "skip", by which unreadable pictures are an error or a warning.
+    """
+    facts, readable = examined.facts, examined.readable
+    found = {"unreadable": _items(index, examined.reasons, examined.reasons), **found}
     found |= _classes(index)
     found |= _looks(index, facts, readable)
     found["ending"] = _endings(index, facts, readable)
@@ -245,6 +268,16 @@ def _duplicates(index: Index, groups: Sequence[Group]) -> dict[str, list[Item]]:
             counts[name] += 1
             found.setdefault(name, []).extend(item_of(index, i, group=counts[name]) for i in places)
     return found
+
+
+def _parted(index: Index, groups: Sequence[str] | None) -> list[Item]:
+    """Return the pictures of groups that are in several splits, as only splits that were given can be."""
+    members: dict[str, list[int]] = {}
+    for i, name in enumerate(groups or ()):
+        members.setdefault(name, []).append(i)
+    parted = {name: places for name, places in members.items() if name and len(set(index.splits[places])) > 1}
+    items = enumerate(parted.items(), 1)
+    return [item_of(index, i, name, number) for number, (name, places) in items for i in places]
 
 
 def _classes(index: Index) -> dict[str, list[Item]]:

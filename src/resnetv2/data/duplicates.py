@@ -51,14 +51,14 @@ def find_groups(facts: np.ndarray, readable: np.ndarray) -> list[Group]:
     content[blank] = facts["sha256"][there][blank, :2]
     _, first, same = np.unique(content, axis=0, return_index=True, return_inverse=True)
     parents = np.arange(len(facts))
-    _join(parents, there[first[same.ravel()]], there)
+    join(parents, there[first[same.ravel()]], there)
     telling = there[first]
     least = np.minimum(facts["width"][telling], facts["height"][telling])
     telling = telling[(least >= SIDE) & (facts["spread"][telling] >= BLANK)]
     inexact = np.zeros(len(facts), bool)
     for a, b in near_pairs(facts["hash"][telling], facts["plain"][telling]):
         inexact[telling[a]] = inexact[telling[b]] = True
-        _join(parents, telling[a], telling[b])
+        join(parents, telling[a], telling[b])
     return _collect(parents, inexact)
 
 
@@ -118,16 +118,17 @@ def _window(ordered: np.ndarray, bounds: np.ndarray, target: np.ndarray) -> tupl
     return low, np.minimum(high - low, _CROWD)
 
 
-def _join(parents: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
+def join(parents: np.ndarray, a: np.ndarray, b: np.ndarray) -> None:
     """Unite the sets of each a and b, (m,) both; the smallest place leads."""
     while len(a):
-        a, b = _leaders(parents, a), _leaders(parents, b)
+        a, b = leaders_of(parents, a), leaders_of(parents, b)
         apart = a != b
         a, b = np.minimum(a, b)[apart], np.maximum(a, b)[apart]
         np.minimum.at(parents, b, a)
 
 
-def _leaders(parents: np.ndarray, places: np.ndarray) -> np.ndarray:
+def leaders_of(parents: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return the smallest place of the set that each place (m,) is in."""
     while (parents[places] != places).any():
         parents[places] = parents[parents[places]]  # the way is shorter the next time
         places = parents[places]
@@ -135,7 +136,7 @@ def _leaders(parents: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 
 def _collect(parents: np.ndarray, inexact: np.ndarray) -> list[Group]:
-    leaders = _leaders(parents, np.arange(len(parents)))
+    leaders = leaders_of(parents, np.arange(len(parents)))
     members: dict[int, list[int]] = {}
     for place in np.flatnonzero(np.bincount(leaders, minlength=len(parents))[leaders] > 1).tolist():
         members.setdefault(int(leaders[place]), []).append(place)

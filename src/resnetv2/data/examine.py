@@ -16,7 +16,7 @@ from PIL import Image
 
 from resnetv2.console import Counter
 from resnetv2.data.fingerprint import WORDS, fingerprint
-from resnetv2.data.index import Index
+from resnetv2.data.index import Contents, Index
 from resnetv2.data.ledger import Ledger, file_keys, member_keys
 from resnetv2.data.shards import Member
 from resnetv2.preprocess import FORMATS, MAX_PIXELS, open_picture
@@ -48,6 +48,19 @@ class Examined:
 
     facts: np.ndarray
     reasons: dict[int, str]
+
+    @property
+    def readable(self) -> np.ndarray:
+        """Which pictures can be read, bool (n,)."""
+        mask = np.ones(len(self.facts), bool)
+        mask[list(self.reasons)] = False
+        return mask
+
+    @property
+    def contents(self) -> Contents:
+        """Sizes and hashes of the files; zeros where one cannot be read."""
+        sha256 = np.ascontiguousarray(self.facts["sha256"]).view(np.uint8).reshape(-1, 32)
+        return Contents(self.facts["bytes"].astype(np.int64), sha256)
 
 
 def examine_pictures(index: Index, progress: Counter | None = None) -> Examined:

@@ -1,7 +1,7 @@
 """Batches of decoded pictures: the same ones for any number of worker threads, from any position of an epoch.
 
-Every random choice about a sample comes from (seed, epoch, sample), so nothing needs to be remembered to go on where a
-run stopped but the epoch and the number of batches taken.
+Every random choice about a sample comes from (seed, epoch, sample, how often it came before), so nothing needs to be
+remembered to go on where a run stopped but the epoch and the number of batches taken.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from PIL import Image
 
 from resnetv2.data.augment import Augment, View
 from resnetv2.data.index import Samples
+from resnetv2.data.sampling import ORDERS, count_repeats
 from resnetv2.errors import DataError
 from resnetv2.preprocess import Preprocessing, open_picture
 
@@ -70,6 +71,8 @@ class Loader:
         budget: of memory for decoded pictures, so that later epochs need not decode them; None keeps none. Those of
             less than twice the network's side are kept until the budget is spent, and then for good: an epoch wants
             each once, so whatever is dropped for another is missed the next time.
+        sampling: a key of ORDERS, for augmented pictures: "natural" takes each once an epoch, "balanced" as many in
+            all, but from every class equally many.
     """
 
     def __init__(
@@ -81,6 +84,7 @@ class Loader:
         seed: int = 0,
         workers: int | None = None,
         budget: Budget | None = None,
+        sampling: str = "natural",
     ) -> None:
         self.samples = samples
         self.preprocessing = preprocessing
@@ -89,6 +93,7 @@ class Loader:
         self.workers = workers or min(os.cpu_count() or 1, 8)
         self.budget = budget or Budget(0)
         self.bounds = batch_bounds(len(samples), batch_size, least=1 if augment is None else 2)
+        self.order = ORDERS[sampling]
         self.seconds = 0.0  # that threads have worked, all of them together
         self._kept: dict[int, np.ndarray] = {}
         self._lock = threading.Lock()
@@ -102,17 +107,17 @@ class Loader:
         Raises:
             DataError: a picture cannot be read; the message names it.
         """
-        count = len(self.samples)
         order = (
-            np.arange(count)
+            np.arange(len(self.samples))
             if self.augment is None
-            else np.random.default_rng((self.seed, epoch, 0)).permutation(count)
+            else self.order(self.samples.labels, np.random.default_rng((self.seed, epoch, 0)))
         )
+        repeats = count_repeats(order)
         with ThreadPoolExecutor(self.workers) as pool:
             waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
             try:
                 for low, high in self.bounds[start:]:
-                    waiting.append(self._begin(pool, order[low:high], epoch))
+                    waiting.append(self._begin(pool, order[low:high], repeats[low:high], epoch))
                     if len(waiting) > self._ahead(high - low):
                         yield _finish(*waiting.popleft())
                 while waiting:
@@ -123,25 +128,27 @@ class Loader:
     def _ahead(self, pictures: int) -> int:
         return max(1, min(_AHEAD, _AHEAD_BYTES // (pictures * 3 * self.preprocessing.image_size**2)))
 
-    def _begin(self, pool: ThreadPoolExecutor, indices: np.ndarray, epoch: int) -> tuple[Batch, list[Future[None]]]:
+    def _begin(
+        self, pool: ThreadPoolExecutor, indices: np.ndarray, repeats: np.ndarray, epoch: int
+    ) -> tuple[Batch, list[Future[None]]]:
         side = self.preprocessing.image_size
         batch = Batch(np.empty((len(indices), side, side, 3), np.uint8), self.samples.labels[indices], indices)
         step = max(1, min(_AT_ONCE, len(indices) // self.workers))
         parts = [range(low, min(low + step, len(indices))) for low in range(0, len(indices), step)]
-        return batch, [pool.submit(self._fill, batch, part, epoch) for part in parts]
+        return batch, [pool.submit(self._fill, batch, part, repeats, epoch) for part in parts]
 
-    def _fill(self, batch: Batch, places: range, epoch: int) -> None:
+    def _fill(self, batch: Batch, places: range, repeats: np.ndarray, epoch: int) -> None:
         began = time.perf_counter()
         for place in places:
-            batch.pictures[place] = self._picture(int(batch.indices[place]), epoch)
+            batch.pictures[place] = self._picture(int(batch.indices[place]), int(repeats[place]), epoch)
         with self._lock:
             self.seconds += time.perf_counter() - began
 
-    def _picture(self, index: int, epoch: int) -> np.ndarray:
+    def _picture(self, index: int, repeat: int, epoch: int) -> np.ndarray:
         kept, size = self._kept.get(index), self.preprocessing.image_size
         if self.augment is None:
             return self._keep(index, self.preprocessing(self._open(index))) if kept is None else kept
-        rng = np.random.default_rng((self.seed, epoch, 1, index))
+        rng = np.random.default_rng((self.seed, epoch, 1, index, *([repeat] if repeat else [])))
         if kept is not None:
             return self.augment(Image.fromarray(kept), size, rng)
         view = View(self.augment, size, rng)

@@ -37,7 +37,8 @@ def pack(data: str | Path, out: str | Path, *, max_size: int = 1000, progress: C
     """Pack labelled pictures into tar files that every command reads in place of the folder.
 
     The bytes of each picture file go in untouched, with label, split and SHA-256 in a list beside them; order and
-    splits are those of ``data``, so that training from either gives the same bits. ``out`` appears when all of it is
+    splits are those of ``data``, and splits that it does not say are assigned by training, as for the folder, so that
+    either gives the same bits. ``out`` appears when all of it is
     on the disk: what is there is whole, and after an interruption the same command starts afresh.
 
     Args:
@@ -76,6 +77,8 @@ def pack(data: str | Path, out: str | Path, *, max_size: int = 1000, progress: C
 def _write_shards(index: Index, names: Sequence[str], folder: Path, most: int) -> Iterator[tuple[object, ...]]:
     """Write the pictures of an index in order; yield a row of the list for each."""
     number = start = 0
+    same = index.given is not None and all(map(str.__eq__, names, index.paths))  # else a hash would change with them
+    splits = index.given if same and index.given is not None else index.splits
     while start < len(names):
         shard = shard_name(number)
         with (
@@ -91,7 +94,7 @@ def _write_shards(index: Index, names: Sequence[str], folder: Path, most: int) -
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
                 offset = file.tell() - -(-len(data) // _BLOCK) * _BLOCK  # the tar fills up its last block
-                label, split = index.classes[index.labels[i]], index.splits[i]
+                label, split = index.classes[index.labels[i]], splits[i]
                 yield names[i], label, split, shard, offset, len(data), hashlib.sha256(data).hexdigest()
                 start = i + 1
         number += 1

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from resnetv2.data.splits import SPLITS
 from resnetv2.errors import DataError
 
 SHARD_LIST = "shards.csv"
@@ -24,7 +25,6 @@ COLUMNS = ("image_path", "label", "split", "shard", "offset", "size", "sha256")
 _SHARD = re.compile(r"shard-[0-9]{5,9}[.]tar")  # so that a list can name nothing outside its folder
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_SPLITS = ("train", "val", "test")
 _SHOWN = 10  # problems spelled out; the rest are counted
 
 Row = tuple[str, str, str]  # path, label, split
@@ -126,7 +126,7 @@ def _is_sound(cells: Sequence[str]) -> bool:
         return False
     name, label, split, shard, offset, size, sha256 = cells
     forms = (_SHARD, shard), (_NUMBER, offset), (_NUMBER, size), (_SHA256, sha256)
-    return bool(name and label) and split in _SPLITS and all(form.fullmatch(text) for form, text in forms)
+    return bool(name and label) and split in (*SPLITS, "") and all(form.fullmatch(text) for form, text in forms)
 
 
 def _shorter(path: Path, end: int) -> Iterator[str]:

@@ -12,7 +12,8 @@ from typing import Any
 
 from resnetv2.console import printable
 from resnetv2.data.check import KINDS, SEVERITIES, Finding, Report
-from resnetv2.data.index import SPLITS, Index
+from resnetv2.data.index import Index
+from resnetv2.data.splits import SPLITS
 from resnetv2.errors import DataError, MissingExtra
 from resnetv2.files import replace_file
 from resnetv2.preprocess import Readable, open_picture

@@ -15,6 +15,7 @@ from resnetv2.data.index import Index, read_index
 from resnetv2.data.load import Loader
 from resnetv2.errors import ConfigError, DataError
 from resnetv2.evaluation.metrics import classification_report
+from resnetv2.evaluation.split import run_split
 from resnetv2.inference import Classifier, load
 
 
@@ -32,7 +33,8 @@ def evaluate(
 
     Args:
         model: a model file, or a loaded classifier.
-        data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, a CSV manifest, or a packed folder.
+        data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, a CSV manifest, or a packed folder. Where
+            it is what the model was trained on, the split is that of the run's ``index.csv`` beside the model.
         split: "train", "val", "test", or "all" of them.
         batch_size: pictures at a time; the figures do not depend on it.
         device: "auto", "cpu", "cuda", "mps".
@@ -45,20 +47,21 @@ def evaluate(
 
     Raises:
         ConfigError: batch_size below 1, an unknown ``on_bad_image``, or a network without a head.
-        DataError: no such split, other class names than the model's (both sets are listed), or an unreadable picture.
+        DataError: no such split, pictures of the run's list that are gone, other class names than the model's (both sets are listed), or an unreadable picture.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     check_policy(on_bad_image)
-    index, skipped = read_index(Path(data)), []
-    if on_bad_image == "skip":
-        reasons = examine_pictures(index).reasons
-        wanted = {i: reason for i, reason in reasons.items() if split in ("all", index.splits[i])}
-        skipped = [{"path": index.paths[i], "reason": reason} for i, reason in wanted.items()]
-        index = readable_index(index, reasons, on_bad_image)
     classifier = model if isinstance(model, Classifier) else load(model, device)
     if not classifier.classes:
         raise ConfigError(f"{model} has no head: it answers with features, not with labels")
+    name = "" if isinstance(model, Classifier) else str(model)
+    index, skipped = run_split(read_index(Path(data)), name, classifier.header.provenance, split)
+    if on_bad_image == "skip":
+        reasons = examine_pictures(index).reasons
+        wanted = {i: reason for i, reason in reasons.items() if split in ("all", index.splits[i])}
+        skipped += [{"path": index.paths[i], "reason": reason} for i, reason in wanted.items()]
+        index = readable_index(index, reasons, on_bad_image)
     samples = match_classes(index, classifier.classes).split(split)
     logits = []
     done = 0
@@ -68,7 +71,6 @@ def evaluate(
         if progress is not None:
             progress(done, len(samples))
     report = classification_report(np.concatenate(logits), samples.labels, classifier.classes)
-    name = "" if isinstance(model, Classifier) else str(model)
     return {"model": name, "data": str(data), "split": split, **report, "skipped": skipped}
 
 

@@ -23,11 +23,12 @@ from torch.nn import functional as F
 import resnetv2
 from resnetv2.console import counting, printable, talk
 from resnetv2.data.augment import Augment
-from resnetv2.data.check import Report, check_index, readable_index
-from resnetv2.data.examine import examine_pictures
+from resnetv2.data.check import Report, check_pictures, readable_index
 from resnetv2.data.index import Index, read_index, read_saved_index
 from resnetv2.data.load import Batch, Budget, Loader
-from resnetv2.errors import ConfigError, Error, Interrupted
+from resnetv2.data.manifest import shorten
+from resnetv2.data.sampling import balanced_weights
+from resnetv2.errors import ConfigError, DataError, Error, Interrupted
 from resnetv2.evaluation.metrics import wilson_interval
 from resnetv2.files import write_json
 from resnetv2.model import ResNetV2
@@ -74,6 +75,7 @@ def train(
     seed: int | None = None,
     device: str | None = None,
     on_bad_image: str | None = None,
+    group_by: str | None = None,
     set: Mapping[str, Any] | None = None,  # noqa: A002  the command's word
     resume: bool = False,
 ) -> TrainResult:
@@ -84,7 +86,8 @@ def train(
         out: a new folder for the run: ``best.safetensors``, ``last.safetensors``, ``metrics.jsonl``, ``config.json``,
             ``speed.jsonl``, ``environment.json``, ``index.csv``, ``check.json`` and ``checkpoints/``.
         arch: an architecture such as "resnet50v2".
-        epochs, image_size, batch_size, lr, seed, device, on_bad_image: see ``TrainConfig``; None means its default.
+        epochs, image_size, batch_size, lr, seed, device, on_bad_image, group_by: see ``TrainConfig``; None means its
+            default.
         set: any other field of ``TrainConfig`` by name.
         resume: go on with the run in ``out`` from its newest checkpoint.
 
@@ -99,6 +102,7 @@ def train(
     """
     named: dict[str, Any] = {"arch": arch, "epochs": epochs, "image_size": image_size, "batch_size": batch_size}
     named |= {"lr": lr, "seed": seed, "device": device, "on_bad_image": on_bad_image}
+    named |= {"group_by": group_by}
     settings = {**(set or {}), **{key: value for key, value in named.items() if value is not None}}
     data, out = Path(data), Path(out)
     if resume:
@@ -126,7 +130,7 @@ def _new(data: Path, out: Path, settings: Mapping[str, Any]) -> tuple[TrainConfi
         raise ConfigError(f"{out} exists and is not an empty folder: choose another --out")
     if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
         raise ConfigError(f"{out} lies inside {data}, which is only read: choose another --out")
-    index = read_index(data)
+    index = read_index(data, config.group_by)
     index, report = _check(index, data, config.on_bad_image)
     return config.fitted(index.classes), index, report
 
@@ -148,16 +152,28 @@ def _resumed(data: Path, out: Path, settings: Mapping[str, Any]) -> tuple[TrainC
     if changed:
         raise ConfigError("\n  ".join(["a resumed run keeps its settings; these differ", *changed]))
     index = read_saved_index(out / "index.csv", data)
-    _check(index, data, "error")  # the run's list of pictures is what it is: none of them may be missing now
+    now_there, _ = _check(index, data, "error")  # the run's list of pictures is what it is: none may be missing now
+    _refuse_changed(index, now_there)
     return config, index
+
+
+def _refuse_changed(saved: Index, now: Index) -> None:
+    if saved.contents is None or now.contents is None:  # a list that an earlier version saved
+        return
+    places = np.flatnonzero((saved.contents.sha256 != now.contents.sha256).any(axis=1)).tolist()
+    if places:
+        names = "\n  ".join(shorten([str(saved.place(i)) for i in places]))
+        raise DataError(
+            f"{len(places)} of {len(saved.paths)} pictures have changed since the run began; "
+            f"bring them back, or start a new run:\n  {names}"
+        )
 
 
 def _check(index: Index, data: Path, on_bad_image: str) -> tuple[Index, Report]:
     """Return the pictures that can be read, and what was found; refuse data that cannot train."""
     index.check_trainable()
     with counting("checking pictures") as progress:
-        examined = examine_pictures(index, progress)
-    report = check_index(index, examined, data, on_bad_image)
+        index, examined, report = check_pictures(index, data, on_bad_image, progress)
     index = readable_index(index, examined.reasons, on_bad_image)
     index.check_trainable()
     return index, report
@@ -191,6 +207,12 @@ class Run:
         self.optimizer = make_optimizer(self.model, config)
         self.state = State(self.model, self.average, self.optimizer, self.device)
         self.normalize = Normalize(self.preprocessing).to(self.device)
+        batch, workers, budget = config.batch_size, config.workers, Budget(config.cache_mb * 2**20)
+        train, val = index.split("train"), index.split("val")
+        self.class_weights: torch.Tensor | None = None
+        if config.class_weights == "balanced":
+            weights = balanced_weights(train.labels, len(index.classes))
+            self.class_weights = torch.from_numpy(weights).float().to(self.device)
         self.mix = Mix(config.mixup, config.cutmix, len(index.classes))
         augment = Augment(
             scale=config.crop_scale or (1.0, 1.0),
@@ -200,9 +222,9 @@ class Run:
             random_erasing=config.random_erasing,
             dct_scaling=config.dct_scaling,
         )
-        batch, workers, budget = config.batch_size, config.workers, Budget(config.cache_mb * 2**20)
-        train, val = index.split("train"), index.split("val")
-        self.train_loader = Loader(train, batch, self.preprocessing, augment, config.seed, workers, budget)
+        self.train_loader = Loader(
+            train, batch, self.preprocessing, augment, config.seed, workers, budget, config.sampling
+        )
         self.val_loader = Loader(val, batch, self.preprocessing, workers=workers, budget=budget)
         self.pictures = {"sha256": index.digest(), "pictures": index.counts()}  # what the run reads
         self.data = {**self.pictures, "steps": len(self.train_loader)}  # by which a checkpoint knows its run
@@ -334,7 +356,7 @@ class Run:
             rng = np.random.default_rng((config.seed, progress.epoch, 2, progress.batch))
             pictures, labels = self.mix(pictures, labels, rng)
         logits = self.model(pictures)
-        loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+        loss = F.cross_entropy(logits, labels, self.class_weights, label_smoothing=config.label_smoothing)
         value = loss.item()
         if not np.isfinite(value):
             raise Error(
