@@ -22,7 +22,7 @@ from resnetv2.data.index import (
     _build as build,
 )
 from resnetv2.data.manifest import Row
-from resnetv2.data.splits import SPLITS, assign_splits
+from resnetv2.data.splits import SPLITS
 from resnetv2.errors import DataError
 from resnetv2.evaluation.run import evaluate
 from resnetv2.inference import Classifier
@@ -55,11 +55,6 @@ def counts(index):
         found.setdefault(split, {}).setdefault(label, 0)
         found[split][label] += 1
     return found
-
-
-def deal(label, paths, split=""):
-    """Return {path: split} as assigned to the pictures of one class that all have the same split, or none."""
-    return dict(zip(paths, assign_splits(paths, [label] * len(paths), [split] * len(paths)), strict=True))
 
 
 def problems_in_training(index):
@@ -198,117 +193,6 @@ def test_the_split_is_the_same_in_any_place_and_order(tmp_path, monkeypatch):
     second = read_index(tmp_path / "second")
     assert rows(first) == rows(second)
     assert first.digest() == second.digest()
-
-
-@pytest.mark.parametrize("pattern", ["{}.png", "cat/IMG_{:05}.JPG", "käse/{:x}/x.webp"])
-@pytest.mark.parametrize(
-    ("before", "others", "shares"),
-    [
-        ("", (), {"train": 0.8, "val": 0.1, "test": 0.1}),
-        ("", ("test",), {"train": 0.9, "val": 0.1}),
-        ("train", (), {"train": 0.9, "val": 0.1}),
-        ("train", ("test",), {"train": 0.9, "val": 0.1}),
-    ],
-)
-def test_the_shares_of_ten_thousand_pictures_are_near_eight_one_and_one_tenth(pattern, before, others, shares):
-    paths = [pattern.format(i) for i in range(10_000)]
-    more = [f"other/{i}" for i in range(len(others))]
-    splits = assign_splits([*paths, *more], ["cat"] * (10_000 + len(more)), [before] * 10_000 + list(others))[:10_000]
-    assert set(splits) == set(shares)
-    for name, share in shares.items():
-        # each picture falls there independently: binomial, and 4 standard deviations are passed once in 16 000 times
-        assert abs(splits.count(name) - 10_000 * share) <= 4 * (10_000 * share * (1 - share)) ** 0.5
-
-
-# of a class this large chance leaves no split empty: (9/10)**250 is 4e-12, even after the removal of 50
-LARGE = [f"cat/{i}.png" for i in range(300)]
-
-
-@given(
-    st.lists(st.text(min_size=1, max_size=8).map("cat/new-{}".format), unique=True, max_size=40),
-    st.sets(st.sampled_from(LARGE), max_size=50),
-    st.sampled_from(["", "train"]),
-    st.randoms(use_true_random=False),
-)
-def test_pictures_that_come_or_go_move_no_other_of_a_large_class(added, removed, split, random):
-    before = deal("cat", LARGE, split)
-    paths = [path for path in LARGE if path not in removed] + added
-    random.shuffle(paths)
-    after = deal("cat", paths, split)
-    assert {path: after[path] for path in before if path not in removed} == {
-        path: name for path, name in before.items() if path not in removed
-    }
-    assert len(after) == len(before) - len(removed) + len(added)
-
-
-def test_a_picture_of_a_large_class_keeps_its_split_when_the_class_is_renamed():
-    assert deal("dog", LARGE) == deal("cat", LARGE)
-
-
-@given(
-    st.dictionaries(st.sampled_from("abc"), st.integers(1, 30), min_size=1),
-    st.dictionaries(st.sampled_from("def"), st.integers(1, 30), min_size=1),
-    st.sampled_from(["", "train"]),
-)
-def test_the_split_of_a_class_does_not_depend_on_the_other_classes(some, more, split):
-    def assigned(sizes):
-        pairs = [(f"{label}/{i}", label) for label, size in sizes.items() for i in range(size)]
-        return dict(zip(pairs, assign_splits(*zip(*pairs, strict=True), [split] * len(pairs)), strict=True))
-
-    assert assigned(some | more) == assigned(some) | assigned(more)
-
-
-@given(st.sets(st.sampled_from(LARGE), min_size=1, max_size=12), st.sampled_from(["", "train"]))
-def test_in_a_small_class_only_those_pictures_move_that_fill_a_split_chance_left_empty(members, split):
-    hashed = {path: name for path, name in deal("cat", LARGE, split).items() if path in members}
-    found = deal("cat", sorted(members), split)
-    for path, name in found.items():
-        if name != hashed[path]:
-            assert name not in hashed.values()
-            assert list(found.values()).count(name) == 1
-    wanted = ("train", "val") if split else SPLITS
-    assert set(found.values()) >= set(wanted[: len(members)])
-
-
-@pytest.mark.parametrize(
-    ("size", "split", "floor"),
-    [
-        (1, "", ["train"]),
-        (2, "", ["train", "val"]),
-        (3, "", ["test", "train", "val"]),
-        (1, "train", ["train"]),
-        (2, "train", ["train", "val"]),
-    ],
-)
-def test_the_smallest_classes_have_one_picture_in_each_split_there_are_pictures_for(size, split, floor):
-    for i in range(300):  # so that chance begins from every arrangement
-        assert sorted(deal("cat", [f"{i}/{j}.png" for j in range(size)], split).values()) == floor
-
-
-@given(st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 60), min_size=1), st.booleans())
-def test_splits_cover_all_pictures_and_leave_each_class_some_to_train_and_to_check(sizes, train_only):
-    labels = [label for label, size in sizes.items() for _ in range(size)]
-    paths = [f"{label}/{i}" for i, label in enumerate(labels)]
-    splits = assign_splits(paths, labels, ["train" if train_only else ""] * len(labels))
-    assert len(splits) == len(labels)
-    assert set(splits) <= set(SPLITS)
-    for label, size in sizes.items():
-        number = {s: sum(x == label and y == s for x, y in zip(labels, splits, strict=True)) for s in SPLITS}
-        assert sum(number.values()) == size
-        assert number["train"] >= 1
-        assert (number["val"] >= 1) == (size >= 2)
-        assert (number["test"] >= 1) == (size >= 3 and not train_only)
-
-
-@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["", *SPLITS])), max_size=60))
-def test_splits_that_were_given_are_kept(pairs):
-    labels, given_splits = [p[0] for p in pairs], [p[1] for p in pairs]
-    splits = assign_splits([f"{i}.png" for i in range(len(pairs))], labels, given_splits)
-    for before, after in zip(given_splits, splits, strict=True):
-        allowed = {before} if before else set(SPLITS)
-        if before == "train" and "val" not in given_splits and "" not in given_splits:
-            allowed = {"train", "val"}
-        assert after in allowed
 
 
 # --- what counts as a picture ---

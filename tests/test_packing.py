@@ -16,8 +16,8 @@ import resnetv2
 from resnetv2.data import packing
 from resnetv2.data.augment import Augment
 from resnetv2.data.index import read_index
-from resnetv2.data.manifest import read_saved_manifest
 from resnetv2.data.load import Loader
+from resnetv2.data.manifest import read_saved_manifest
 from resnetv2.data.packing import PackResult, pack
 from resnetv2.data.shards import SHARD_LIST
 from resnetv2.errors import ConfigError, DataError, Error

@@ -1,8 +1,10 @@
 """The training run: what it writes, that it learns, that it stops and goes on without losing anything."""
 
+import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +15,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from pictures import noise, write_picture
 from PIL import Image
-from runs import SETTINGS, TINY, write_colours
+from runs import COLOURS, SETTINGS, TINY, write_colours
 
 import resnetv2
+from resnetv2.data.index import read_index
 from resnetv2.data.load import Loader
 from resnetv2.errors import ConfigError, DataError, Error, Interrupted
 from resnetv2.recipes import TrainConfig
@@ -210,9 +214,9 @@ def test_each_epoch_tells_whether_loader_or_model_was_the_limit(colours, tmp_pat
 def test_a_slow_loader_is_told_as_the_limit(colours, tmp_path, monkeypatch):
     picture = Loader._picture
 
-    def slow(self, index, epoch):
+    def slow(self, *choice):
         time.sleep(0.1)
-        return picture(self, index, epoch)
+        return picture(self, *choice)
 
     monkeypatch.setattr(Loader, "_picture", slow)
     settings = {**SETTINGS, "epochs": 1}
@@ -435,3 +439,86 @@ def test_golden_samples_carry_no_metadata_and_few_pixels(tmp_path):
     for encoded in read_model_file(result.best).golden.pictures:
         assert b"where I live" not in encoded
         assert max(Image.open(io.BytesIO(encoded)).size) == 64, "twice the network's 32"
+
+
+# --- splits, groups, uneven classes ---
+
+
+def splits_of(out):
+    with (out / "index.csv").open(newline="") as file:
+        return {row["image_path"]: row["split"] for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="module")
+def unsplit(tmp_path_factory):
+    """Pictures of three colours without a split, each of which a "film" shows twice."""
+    root = tmp_path_factory.mktemp("data") / "unsplit"
+    for kind, (name, colour) in enumerate(COLOURS.items()):
+        for i in range(12):
+            picture = Image.blend(noise(40, 40, 100 * kind + i), Image.new("RGB", (40, 40), colour), 0.5)
+            write_picture(root / name / f"film{i}-a.png", picture)
+            write_picture(root / name / f"film{i}-b.jpg", picture, quality=90)
+    return root
+
+
+def test_a_run_keeps_copies_and_groups_in_one_split_and_saves_it(unsplit, tmp_path):
+    settings = {**SETTINGS, "epochs": 1}
+    alone = resnetv2.train(unsplit, out=tmp_path / "alone", set=TINY, **settings).out
+    splits = splits_of(alone)
+    assert all(splits[path] == splits[path.replace("a.png", "b.jpg")] for path in splits if path.endswith("a.png"))
+    grouped = resnetv2.train(unsplit, out=tmp_path / "films", group_by=r"film\d+", set=TINY, **settings).out
+    films = {}
+    for path, split in splits_of(grouped).items():
+        films.setdefault(path.split("/")[1].split("-")[0], set()).add(split)
+    assert len(films) == 12
+    assert all(len(found) == 1 for found in films.values())
+    assert json.loads((grouped / "config.json").read_text())["group_by"] == r"film\d+"
+
+
+def test_resuming_refuses_pictures_that_changed_and_names_them(colours, tmp_path):
+    data = shutil.copytree(colours, tmp_path / "data")
+    out = resnetv2.train(data, out=tmp_path / "run", set=TINY, **{**SETTINGS, "epochs": 1}).out
+    assert resnetv2.train(data, out=out, resume=True).epochs == 1
+    write_picture(data / "val" / "red" / "001.png", noise(24, 24, 5))
+    with pytest.raises(DataError, match=r"1 of 54 pictures have changed since the run began") as caught:
+        resnetv2.train(data, out=out, resume=True)
+    assert str(caught.value).splitlines()[1:] == [f"  {data / 'val' / 'red' / '001.png'}"]
+
+
+@pytest.mark.parametrize("setting", [{"sampling": "balanced"}, {"class_weights": "balanced"}])
+def test_with_balanced_classes_a_stopped_run_ends_with_the_bits_of_an_uninterrupted_one(tmp_path, monkeypatch, setting):
+    data = write_colours(tmp_path / "data")
+    for path in sorted((data / "train" / "red").iterdir())[3:]:
+        path.unlink()
+    settings = {**TINY, **setting, "save_minutes": 0}
+    whole = resnetv2.train(data, out=tmp_path / "whole", set=settings, **SETTINGS)
+    plain = resnetv2.train(data, out=tmp_path / "plain", set=TINY, **SETTINGS)
+    assert whole.last.read_bytes() != plain.last.read_bytes(), "else the setting does nothing"
+    take_step, taken = Run.take_step, []
+
+    def stop_at_five(run, batch, rate):
+        take_step(run, batch, rate)
+        taken.append(rate)
+        if len(taken) == 5:
+            run.signal = signal.SIGTERM
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "take_step", stop_at_five)
+        with pytest.raises(Interrupted):
+            resnetv2.train(data, out=tmp_path / "stopped", set=settings, **SETTINGS)
+    resnetv2.train(data, out=tmp_path / "stopped", resume=True)
+    same_files(whole.out, tmp_path / "stopped")
+
+
+def test_balanced_weights_make_the_loss_of_rare_classes_count_more(tmp_path):
+    data = write_colours(tmp_path / "data")
+    for path in sorted((data / "train" / "red").iterdir())[2:]:
+        path.unlink()
+    config = TrainConfig(**SETTINGS, **TINY, class_weights="balanced").fitted(["blue", "green", "red"])
+    run = Run(config, read_index(data), tmp_path / "run")
+    assert torch.allclose(run.class_weights, torch.tensor([22 / 30, 22 / 30, 22 / 6]))
+
+
+def test_balanced_sampling_and_weights_together_are_refused(colours, tmp_path):
+    with pytest.raises(ConfigError, match="rare classes would count twice"):
+        resnetv2.train(colours, out=tmp_path / "run", set={"sampling": "balanced", "class_weights": "balanced"})

@@ -47,7 +47,8 @@ def evaluate(
 
     Raises:
         ConfigError: batch_size below 1, an unknown ``on_bad_image``, or a network without a head.
-        DataError: no such split, pictures of the run's list that are gone, other class names than the model's (both sets are listed), or an unreadable picture.
+        DataError: no such split, pictures of the run's list that are gone, other class names than the model's (both
+            sets are listed), or an unreadable picture.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")

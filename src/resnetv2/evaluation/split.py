@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from resnetv2.console import printable, talk
+from resnetv2.console import talk
 from resnetv2.data.index import Index
 from resnetv2.data.manifest import Row, digest_of, read_saved_manifest, shorten
 from resnetv2.errors import DataError
@@ -36,36 +36,32 @@ def run_split(
     Raises:
         DataError: pictures of the run's list are not in the data; they are named.
     """
-    rows = _read_rows(Path(model), provenance) if model else None
+    if index.given is None or ("" not in index.given and "val" in index.given):
+        return index, []  # the data says every split
     number = {path: i for i, path in enumerate(index.paths)}
-    if index.given is not None and "" not in index.given and "val" in index.given:
-        return index, []  # every split is said by the data
+    rows = _read_rows(Path(model), provenance) if model else None
     if rows is None or not _is_of(rows, index, number):
         _warn(index, provenance, split)
         return index, []
+    path = Path(model).parent / MANIFEST
     missing = [row.path for row in rows if row.path not in number]
     if missing:
         names = "\n  ".join(shorten(missing))
         raise DataError(
-            f"{index.root} lacks {len(missing)} of {len(rows)} pictures of the model's run, listed in "
-            f"{Path(model).parent / MANIFEST}; bring them back, or move that list away:\n  {names}"
+            f"{index.root} lacks {len(missing)} of the {len(rows)} pictures that the model's run has in {path}; "
+            f"bring them back, or move that list away:\n  {names}"
         )
-    splits = index.splits.copy()
+    talk().print(f"splits as in the model's run: {path}", soft_wrap=True)
+    splits = np.full(len(index.paths), "", "<U5")
     for row in rows:
         splits[number[row.path]] = row.split
-    known = {row.path for row in rows}
-    added = [i for i, path in enumerate(index.paths) if path not in known]
-    talk().print(f"splits as in the model's run: {Path(model).parent / MANIFEST}", soft_wrap=True)
-    if added:
-        names = ", ".join(shorten([printable(index.paths[i]) for i in added]))
-        talk().print(f"left out {len(added)} pictures that came after the run: {names}", soft_wrap=True)
-    reason = "not in the run's list"
-    left_out = [{"path": index.paths[i], "reason": reason} for i in added]
-    return replace(index, splits=splits, given=None).without(set(added)), left_out
+    later = np.flatnonzero(splits == "").tolist()
+    left_out = [{"path": index.paths[i], "reason": f"not in {path}"} for i in later]
+    return replace(index, splits=splits, given=None).without(set(later)), left_out
 
 
 def _read_rows(model: Path, provenance: Mapping[str, Any]) -> list[Row] | None:
-    """Return the list of the run that made a model, if it lies beside it and is the one that the model was trained on."""
+    """Return the list beside a model, if it is the one that the model was trained on."""
     path = model.parent / MANIFEST
     if not (model.is_file() and path.is_file()):
         return None
@@ -96,7 +92,7 @@ def _warn(index: Index, provenance: Mapping[str, Any], split: str) -> None:
     trained_on = _digest(provenance)
     if index.assigned and split in ("val", "test") and trained_on and trained_on != index.digest():
         talk().print(
-            f"warning: the {split} split was assigned now and is not known to be that of the model's run: pictures "
-            f"that it was trained on may be among these. Keep the run's {MANIFEST} beside the model, or give it as DATA",
+            f"warning: the {split} split was assigned now and is not that of the model's run: pictures that it was "
+            f"trained on may be among these. Keep the run's {MANIFEST} beside the model, or give that as DATA",
             soft_wrap=True,
         )
