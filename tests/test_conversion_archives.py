@@ -1,6 +1,7 @@
 """Checkpoints in the archives and folders they are published in, and archives that mean harm."""
 
 import contextlib
+import errno
 import gzip
 import io
 import tarfile
@@ -12,6 +13,7 @@ import pytest
 import torch
 from test_conversion_files import TENSORS, encode_params, same, save_as
 
+from resnetv2.conversion import readers
 from resnetv2.conversion.formats import archive, budget
 from resnetv2.conversion.readers import detect, read_tensors
 from resnetv2.errors import ConvertError
@@ -77,6 +79,19 @@ def test_an_archive_with_more_than_one_checkpoint_or_none_is_an_error_that_says_
     pack(path, "saved_model/saved_model.pb")
     with pytest.raises(ConvertError, match="no checkpoint in a known format"):
         read_tensors(path)
+
+
+def test_an_archive_without_room_to_unpack_it_is_not_called_damaged(tmp_path, monkeypatch):
+    pack_zip(tmp_path / "x.zip", "v1")
+
+    def refuse(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setitem(readers.ARCHIVES, "zip", refuse)
+    with pytest.raises(
+        ConvertError, match=r"cannot read .*x\.zip: No space left on device in .*temporary; TMPDIR names"
+    ):
+        read_tensors(tmp_path / "x.zip")
 
 
 def test_a_folder_is_read_where_it_holds_one_checkpoint_beside_other_files(tmp_path):

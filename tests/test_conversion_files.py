@@ -1,10 +1,12 @@
 """Checkpoint files, honest and hostile: every format read, every writer read back, damage told as an error."""
 
+import errno
 import hashlib
 import io
 import json
 import os
 import struct
+import time
 import zipfile
 from collections import OrderedDict
 from dataclasses import replace
@@ -15,7 +17,7 @@ import torch
 from safetensors.numpy import save_file
 
 from resnetv2.config import architecture
-from resnetv2.conversion import read_checkpoint, write_checkpoint
+from resnetv2.conversion import read_checkpoint, readers, write_checkpoint
 from resnetv2.conversion.formats import budget, npz, onnx, params
 from resnetv2.conversion.readers import detect, read_tensors
 from resnetv2.conversion.recognition import PUBLISHERS
@@ -190,9 +192,24 @@ def test_onnx_numbers_are_read_from_either_field_and_dimensions_packed_or_not(ra
     same(onnx.read_onnx(path), tensors)
 
 
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int16", "int32", "int64", "float16", "float64"])
+@pytest.mark.parametrize("raw", [True, False])
+def test_every_kind_of_number_that_onnx_itself_writes_is_read(dtype, raw, tmp_path):
+    package = pytest.importorskip("onnx")
+    value = np.array([[0, 1, -1], [100, 300, -30_000]]).astype(dtype)  # a shape holds -1: "the rest"
+    kind = package.helper.np_dtype_to_tensor_dtype(value.dtype)
+    data = value.tobytes() if raw else value.ravel()
+    tensor = package.helper.make_tensor("w", kind, value.shape, data, raw=raw)
+    graph = package.helper.make_graph([], "g", [], [], [tensor])
+    package.save(package.helper.make_model(graph), tmp_path / "x.onnx")
+    same(onnx.read_onnx(tmp_path / "x.onnx"), {"w": value})
+
+
 @pytest.mark.parametrize(
     ("model", "text"),
     [
+        (field(7, field(5, b"\x0a\x00" * 1_000_001)), "more than 1,000,000 fields"),
+        (encode_onnx({"w": np.ones(2, np.float32)}, extra=field(1, b"\1" * 9)), "claims the shape"),
         (encode_onnx({"w": np.ones(2, np.float32)}, extra=field(14, 1)), "kept in another file"),
         (encode_onnx({"w": np.ones(2, np.float32)}, extra=field(13, b"../../secret")), "kept in another file"),
         (encode_onnx({"w": np.ones(2, np.float32)}, extra=field(1, 1 << 39)), "claims the shape"),
@@ -289,6 +306,19 @@ def test_a_safetensors_file_in_bfloat16_gives_the_same_numbers_in_float32(tmp_pa
     save_torch({"a": torch.ones(3), "w": every, "z": every[:0]}, tmp_path / "x.safetensors")
     _, tensors = read_tensors(tmp_path / "x.safetensors")
     same(tensors, {"a": np.ones(3, np.float32), "w": every.float().numpy(), "z": np.zeros((0, 256), np.float32)})
+
+
+def test_many_tensors_in_bfloat16_are_read_in_one_pass_over_the_header(tmp_path):
+    entries = {
+        f"{n}-{'x' * 200}": {"dtype": "BF16", "shape": [1], "data_offsets": [2 * n, 2 * n + 2]} for n in range(8000)
+    }
+    header = json.dumps(entries).encode()
+    (tmp_path / "x.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + b"\x80\x3f" * 8000)
+    began = time.process_time()
+    _, tensors = read_tensors(tmp_path / "x.safetensors")
+    assert time.process_time() - began < 10  # seconds; minutes if every tensor parses the header again
+    assert len(tensors) == 8000
+    assert all(value == 1 for value in tensors.values())
 
 
 def test_a_bfloat16_tensor_that_is_cut_is_an_error(tmp_path):
@@ -538,6 +568,26 @@ def test_an_ambiguous_file_needs_its_source_said(tmp_path):
     checkpoint = read_checkpoint(tmp_path / "x.pth", source="pytorchcv:pytorchcv")
     assert checkpoint.config == config
     same(checkpoint.weights, weights)
+
+
+def test_what_the_system_refuses_is_not_called_damage(tmp_path, monkeypatch):
+    with pytest.raises(ConvertError, match=r"cannot read a+: File name too long"):
+        read_checkpoint("a" * 300)
+
+    def refuse(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    (tmp_path / "x.npz").write_bytes(b"PK")
+    monkeypatch.setattr(readers, "detect", refuse)
+    with pytest.raises(ConvertError, match=r"cannot read .*x\.npz: Permission denied$"):
+        read_tensors(tmp_path / "x.npz")
+
+    def run_out(path):
+        raise MemoryError
+
+    monkeypatch.setattr(readers, "detect", run_out)
+    with pytest.raises(ConvertError, match=r"x\.npz needs more memory than there is"):
+        read_tensors(tmp_path / "x.npz")
 
 
 def test_a_file_larger_than_any_network_is_refused_unopened(tmp_path):

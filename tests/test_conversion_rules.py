@@ -284,6 +284,20 @@ def test_an_unknown_source_and_foreign_tensors_are_errors_that_say_so():
         choose({"layer1.0.conv1.weight": np.zeros((64, 64, 3, 3), np.float32)})
 
 
+@pytest.mark.parametrize("name", PUBLISHERS)
+@pytest.mark.parametrize("reshape", [np.squeeze, lambda head: head[None, None], np.ravel, lambda head: head[:0]])
+def test_a_head_of_another_shape_is_an_error_and_no_crash(name, reshape):
+    dialect = next(dialect for publisher, _, dialect, _ in PUBLISHED if publisher == name)
+    config, weights = small(dialect, width_factor=0.5)
+    rules = PUBLISHERS[name].rules(config)
+    theirs = write(weights, rules, config)
+    (head,) = (rule.theirs for rule in rules if rule.ours == "head.fc.weight")
+    before, theirs[head] = theirs[head].shape, reshape(theirs[head])
+    if theirs[head].shape != before:
+        with pytest.raises(ConvertError, match=r"not whole|no ResNet-v2"):
+            choose(theirs, name)
+
+
 def test_prefixes_counters_and_extras_are_taken_off_and_named():
     source = {
         "resnet_v2_50/conv1/weights": np.zeros(1),

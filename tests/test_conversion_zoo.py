@@ -140,6 +140,7 @@ def test_the_nodes_are_those_of_mxnets_exporter_up_to_the_pooled_features(onnx):
     [
         ({"num_classes": 0}, "its networks have a 7x7 stem and classes"),
         ({"stem": "3x3"}, "its networks have a 7x7 stem and classes"),
+        ({"projection_input": "raw"}, "without a place in this format"),
         ({"norm_eps": 2e-5}, "norm_eps is 2e-05 instead of 1e-05"),
         ({"stride_conv": "conv1"}, "stride_conv is 'conv1' instead of 'conv2'"),
     ],

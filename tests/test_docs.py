@@ -1,16 +1,27 @@
-"""What the documents say is executed: Python blocks as they stand, ``resnetv2`` lines with a short run's flags."""
+"""What the documents say is executed: Python blocks as they stand, ``resnetv2`` lines with a short run's flags.
 
+Lines that would download end, without a network, where the address is known.
+"""
+
+import fnmatch
 import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from runs import command
 
 import resnetv2.digits
+from resnetv2 import list_models
 from resnetv2.cli import COMMANDS
-from resnetv2.config import DIALECTS
+from resnetv2.config import DIALECTS, architecture
+from resnetv2.conversion import write_checkpoint
+from resnetv2.conversion.recognition import PUBLISHERS
+from resnetv2.conversion.rules import write
 from resnetv2.recipes import TrainConfig
+from resnetv2.shapes import tensor_shapes
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
@@ -56,16 +67,46 @@ def test_python_blocks_run(document, place, run, monkeypatch, tmp_path):
     exec(compile(text, document, "exec"), {"__name__": "document"})
 
 
+def write_published(folder):
+    """Write small random networks as the publishers' files that the documents name."""
+
+    def network(dialect):
+        config = architecture("resnet50v2", dialect, depths=(1, 1, 1, 1), width_factor=0.25)
+        generator = np.random.default_rng(0)
+        shapes = tensor_shapes(config).items()
+        return config, {name: generator.uniform(0.05, 0.1, shape).astype(np.float32) for name, shape in shapes}
+
+    write_checkpoint(folder / "resnet50v2_weights_tf_dim_ordering_tf_kernels.h5", *network("keras"), target="keras")
+    for name in ("pytorchcv", "pytorchcv-b"):
+        config, weights = network(name)
+        theirs = write(weights, PUBLISHERS["pytorchcv"].rules(config), config)
+        tensors = {key: torch.from_numpy(value) for key, value in theirs.items()}
+        torch.save(tensors, folder / f"preresnet50{'b' * name.endswith('-b')}.pth")
+
+
+def names_published_weights(words):
+    return any(fnmatch.filter(list_models(pretrained=True), word) for word in words)
+
+
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_shell_blocks_run(document, place, tmp_path):
     for name in ("pictures", "new-pictures"):
         (tmp_path / name).symlink_to(place / name)
+    if "resnetv2 convert" in "".join(blocks(document, "sh")):
+        pytest.importorskip("h5py")
+        write_published(tmp_path)
     for line in "".join(blocks(document, "sh")).splitlines():
         words = shlex.split(line, comments=True)
         if words[:1] != ["resnetv2"]:
             assert words[:1] in (["make"], ["pip"], []), f"a command that no test runs: {line}"
             continue
         short = SHORT if words[1] == "train" and "--epochs" not in words else []
+        if words[1] != "models" and names_published_weights(words):
+            offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": tmp_path / "hub", "RESNETV2_CACHE": tmp_path / "cache"}
+            done = command(*words[1:], cwd=tmp_path, **offline)
+            assert done.returncode == 2, done.stderr
+            assert "put the file there by hand" in done.stderr
+            continue
         done = command(*words[1:], *short, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
 

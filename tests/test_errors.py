@@ -28,6 +28,11 @@ def test_an_unknown_name_without_a_near_one_gets_all_known_ones_in_order():
     assert unknown("dialect", "xyzzy", {"torch": 1, "keras": 2}) == "unknown dialect 'xyzzy': choose from keras, torch"
 
 
+def test_of_many_known_names_a_message_has_some():
+    message = unknown("weights", "xyzzy", [f"resnet{n:03d}" for n in range(100)])
+    assert message.endswith("resnet018, resnet019 … (100 in all)")
+
+
 def test_a_missing_extra_says_the_one_line_that_brings_it():
     message = str(MissingExtra("training", "train"))
     assert message.startswith("training needs")

@@ -38,6 +38,14 @@ def test_a_file_takes_its_name_when_the_block_ends(tmp_path):
     assert names(path.parent) == ["file"]
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="no such modes")
+def test_a_file_can_be_read_by_whom_the_person_lets_read_new_files(tmp_path):
+    (tmp_path / "other").touch()
+    with replace_file(tmp_path / "file") as temporary:
+        temporary.touch(mode=0o600)  # as safetensors does
+    assert (tmp_path / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
+
+
 def test_a_file_is_replaced_whole(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old and long")

@@ -166,3 +166,12 @@ def test_a_perfect_and_a_useless_classifier():
     assert [line["recall"] for line in perfect["per_class"]] == [1.0, 1.0, 1.0]
     useless = classification_report(np.eye(3)[(labels + 1) % 3], labels, ["a", "b", "c"])
     assert (useless["top1"], useless["top1_ci95"][0]) == (0.0, 0.0)
+
+
+def test_classes_by_the_thousand_have_no_confusion_and_the_same_figures():
+    logits = np.zeros((3, 21843), np.float32)
+    logits[[0, 1, 2], [5, 21842, 7]] = 1
+    report = classification_report(logits, np.array([5, 21842, 8]), list(map(str, range(21843))))
+    assert report["top1"] == 2 / 3
+    assert report["confusion"] is None
+    assert report["per_class"][8] == {"label": "8", "n": 1, "recall": 0.0}

@@ -50,7 +50,7 @@ def difference(preprocessing, picture, normalised):
 _BIT = published("bit", "bit")
 _LOADED = Preprocessing(fit="squash", interpolation="nearest", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 KEPT = {  # file, protocol: ours, their pixels before the crop of 12, the largest difference
-    ("tensorflow", "slim"): (published("slim", "slim"), CROP, HALF),
+    ("tensorflow", "slim"): (PUBLISHERS["slim"].as_trained[1].preprocessing, CROP, HALF),
     ("tensorflow", "official"): (published("official", "official"), RESIZE, HALF),
     ("tensorflow", "bit"): (replace(_BIT, sampling="half_pixel"), CROP, HALF),
     ("keras", "kerashub"): (published("kerashub", "torch"), CROP, FLOAT32),

@@ -2,15 +2,19 @@
 
 import hashlib
 import http.server
+import io
 import json
+import shutil
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from runs import command, write_colours
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 import resnetv2
 from resnetv2 import published
@@ -18,12 +22,13 @@ from resnetv2.config import ResNetV2Config, architecture
 from resnetv2.conversion import write_checkpoint
 from resnetv2.conversion.recognition import PUBLISHERS
 from resnetv2.conversion.rules import write
-from resnetv2.errors import ConfigError, ConvertError, Error, ModelFileError
+from resnetv2.errors import ConfigError, ConvertError, DataError, Error, ModelFileError
 from resnetv2.model import ResNetV2
 from resnetv2.shapes import tensor_shapes
 from resnetv2.weights.catalogue import card
+from resnetv2.weights.golden import golden_pictures
 from resnetv2.weights.location import Location
-from resnetv2.weights.modelfile import read_model_file
+from resnetv2.weights.modelfile import read_model_file, write_model_file
 
 SMALL = {"depths": (1, 1, 1, 1), "width_factor": 0.25}
 
@@ -96,6 +101,22 @@ def test_without_its_head_a_network_answers_with_features_and_labels_nothing(tim
         resnetv2.evaluate(out, pictures, device="cpu")
 
 
+def test_without_its_head_a_model_file_still_says_where_it_comes_from(timm_file, tmp_path):
+    whole = resnetv2.convert(timm_file, out=tmp_path / "model.safetensors")
+    part = resnetv2.convert(whole.out, out=tmp_path / "features.safetensors", drop_head=True)
+    assert part.caveat == whole.caveat
+    origin = resnetv2.info(part.out)["provenance"]["origin"]
+    assert (origin["source"], origin["sha256"]) == ("timm", hashlib.sha256(timm_file.read_bytes()).hexdigest())
+
+
+def test_a_network_for_pictures_smaller_than_32_pixels_has_golden_samples_too(timm_file, tmp_path):
+    made = read_model_file(resnetv2.convert(timm_file, out=tmp_path / "model.safetensors").out)
+    header = replace(made.header, preprocessing=resnetv2.Preprocessing(image_size=16, resize=16))
+    write_model_file(tmp_path / "small.safetensors", replace(made, header=header))
+    out = resnetv2.convert(tmp_path / "small.safetensors", out=tmp_path / "out.safetensors", drop_head=True).out
+    assert resnetv2.verify(out, device="cpu").ok
+
+
 @pytest.mark.parametrize("publisher", ["slim", "official"])
 def test_the_background_class_of_tensorflow_goes_unless_it_is_asked_for(publisher, tmp_path):
     config = architecture("resnet50v2", publisher, num_classes=1001, **SMALL)
@@ -152,6 +173,43 @@ def test_class_names_come_from_a_file_or_a_list_and_must_fit(timm_file, tmp_path
     assert not (tmp_path / "b.safetensors").exists()
 
 
+def test_class_files_may_come_from_other_systems_and_must_say_something(timm_file, tmp_path):
+    names = tmp_path / "names.txt"
+    names.write_bytes("\ufeffcat\r\nhot\u2028dog\r\nbird\r\n".encode())
+    out = resnetv2.convert(timm_file, out=tmp_path / "a.safetensors", classes=names).out
+    assert resnetv2.info(out)["classes"] == ["cat", "hot\u2028dog", "bird"]
+    names.write_text("cat\ndog\ncat\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="'cat' more than once"):
+        resnetv2.convert(timm_file, out=tmp_path / "b.safetensors", classes=names)
+    with pytest.raises(ConfigError, match="'timm' holds no class names"):
+        resnetv2.convert(timm_file, out=tmp_path / "b.safetensors", classes=names, to="timm")
+    names.write_text("\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match="holds no class names"):
+        resnetv2.convert(timm_file, out=tmp_path / "b.safetensors", classes=names)
+
+
+def test_imagenets_folders_are_named_by_synsets_and_evaluated_as_such(pictures, tmp_path):
+    config = ResNetV2Config(num_classes=1000, **SMALL)
+    theirs = tmp_path / "theirs.safetensors"
+    write_checkpoint(theirs, config, random_weights(config), "timm")
+    model = resnetv2.convert(theirs, out=tmp_path / "model.safetensors").out
+    assert resnetv2.info(model)["provenance"]["labels"] == "in1k"
+    reports = {}
+    for names in (("tench", "goldfish"), ("n01440764", "n01443537")):
+        for name, colour in zip(names, ("red", "blue"), strict=True):
+            shutil.copytree(pictures / "test" / colour, tmp_path / names[0] / "val" / name)
+        report = resnetv2.evaluate(model, tmp_path / names[0], split="val", device="cpu")
+        reports[names[0]] = {key: value for key, value in report.items() if key != "data"}
+    assert reports["tench"] == reports["n01440764"]
+    assert [entry["n"] for entry in reports["tench"]["per_class"][:3]] == [2, 2, 0]
+    again = resnetv2.convert(model, out=tmp_path / "again.safetensors").out
+    assert resnetv2.info(again)["provenance"]["labels"] == "in1k"
+    own = resnetv2.convert(model, out=tmp_path / "own.safetensors", classes=list(map(str, range(1000)))).out
+    assert resnetv2.info(own)["provenance"]["labels"] == ""
+    with pytest.raises(DataError, match="does not know: 'n01440764', 'n01443537'"):
+        resnetv2.evaluate(own, tmp_path / "n01440764", split="val", device="cpu")
+
+
 @pytest.mark.parametrize(
     ("out", "to", "message"),
     [
@@ -171,6 +229,11 @@ def test_what_cannot_be_written_is_refused_and_nothing_is_left(out, to, message,
     assert (tmp_path / "there.safetensors").read_bytes() == b"mine"
 
 
+def test_a_name_that_no_file_can_have_is_an_error(tmp_path):
+    with pytest.raises(ConvertError, match=r"cannot read a+: File name too long"):
+        resnetv2.convert("a" * 300, out=tmp_path / "x.safetensors")
+
+
 def test_the_command_says_what_it_took_the_file_for(timm_file, tmp_path):
     done = command("convert", timm_file, "--out", tmp_path / "a.safetensors")
     assert done.returncode == 0, done.stderr
@@ -182,6 +245,39 @@ def test_the_command_says_what_it_took_the_file_for(timm_file, tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("resnetv2 convert: error: ")
     assert "Traceback" not in done.stderr
+
+
+def test_numbers_beyond_float32_are_named(timm_file, tmp_path):
+    wide = {name: value.astype(np.float64) for name, value in load_file(timm_file).items()}
+    wide["norm.running_var"] *= 1e300  # its inverse is 0, and the answers are finite
+    save_file(wide, tmp_path / "wide.safetensors")
+    with pytest.raises(ConvertError, match=r"beyond it in norm\.running_var"):
+        resnetv2.convert(tmp_path / "wide.safetensors", out=tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("size", [1, 28, 32])
+def test_golden_pictures_are_made_for_the_smallest_networks_too(size):
+    assert len({Image.open(io.BytesIO(data)).size for data in golden_pictures(size)}) == 3
+
+
+def test_names_too_long_and_messages_with_foreign_characters_are_plain_errors(timm_file, tmp_path):
+    long = "a" * 300
+    for words in (
+        ("predict", long, "x.png"),
+        ("info", f"{long}.safetensors"),
+        ("convert", long, "--out", tmp_path / "x.safetensors"),
+        ("convert", timm_file, "--out", tmp_path / f"{long}.safetensors"),
+    ):
+        done = command(*words)
+        assert done.returncode == 2, done.stderr
+        assert done.stderr.startswith(f"resnetv2 {words[0]}: error: ")
+    hostile = tmp_path / "hostile.safetensors"
+    save_file({"\x1b[2J" + "x" * 100_000: np.zeros(3, np.float32)}, hostile)
+    done = command("convert", hostile, "--out", tmp_path / "x.safetensors")
+    assert done.returncode == 2
+    assert "\\x1b[2J" in done.stderr
+    assert "\x1b" not in done.stderr
+    assert len(done.stderr) < 10_000
 
 
 # --- by name ----------------------------------------------------------------------------------------------------------
@@ -241,8 +337,59 @@ def test_published_weights_are_fetched_once_and_then_loaded_by_name(shelf, pictu
     again = resnetv2.load("resnet50v2.tiny_cifar10", device="cpu")
     assert shelf.asked == 1
     np.testing.assert_array_equal(first.logits([picture]), again.logits([picture]))
-    assert resnetv2.fetch(["resnet50v2.tiny_cifar10"]) == [published.locate("resnet50v2.tiny_cifar10")]
+    assert resnetv2.fetch(["resnet50v2.tiny_cifar10"]) == [published.find_model("resnet50v2.tiny_cifar10")]
     assert resnetv2.verify("resnet50v2.tiny_cifar10", device="cpu").ok
+    assert resnetv2.info("resnet50v2.tiny_cifar10")["path"] == str(published.find_model("resnet50v2.tiny_cifar10"))
+
+
+def test_files_that_belong_together_make_the_same_model_file_wherever_the_cache_is(tmp_path, monkeypatch):
+    h5py = pytest.importorskip("h5py")
+    config = ResNetV2Config(num_classes=3, **SMALL)
+    theirs = write(random_weights(config), PUBLISHERS["kerashub3"].rules(config), config)
+    (tmp_path / "hub").mkdir()
+    for name, head in (("model.weights.h5", False), ("task.weights.h5", True)):
+        with h5py.File(tmp_path / "hub" / name, "w") as file:
+            for key, value in theirs.items():
+                if ("dense" in key) == head:
+                    file[key] = value
+    files = tuple(Location(url=f"https://example.org/{name}.weights.h5") for name in ("model", "task"))
+    hub = card("resnet50v2.kerashub_in1k")
+    made = replace(hub, name="resnet50v2.tiny_cifar10", config=config, files=files, labels="")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(published, "fetch_file", lambda location: Path("hub", location.url.rpartition("/")[2]))
+    monkeypatch.setattr(published, "card", lambda name: made)
+    monkeypatch.setattr(published, "cards", lambda pattern="*": [made])
+    kept = []
+    for cache in ("one", "two"):
+        monkeypatch.setenv("RESNETV2_CACHE", str(tmp_path / cache))
+        kept.append(published.find_model(made.name).read_bytes())
+    assert kept[0] == kept[1]
+
+
+def test_another_figure_in_the_catalogue_leaves_what_is_kept(shelf, monkeypatch):
+    kept = published.find_model("resnet50v2.tiny_cifar10")
+    changed = replace(published.card(""), note="measured anew", results=())
+    monkeypatch.setattr(published, "card", lambda name: changed)
+    assert published.find_model("resnet50v2.tiny_cifar10") == kept
+
+
+@pytest.mark.parametrize("place", [-1, 3, 2000])  # in the weights, in the length, in the header
+def test_a_damaged_model_file_in_the_cache_is_said_and_made_anew_without_another_download(place, shelf, capsys):
+    (path,) = resnetv2.fetch(["resnet50v2.tiny_cifar10"])
+    whole = path.read_bytes()
+    for use in (
+        lambda: resnetv2.load("resnet50v2.tiny_cifar10", device="cpu"),
+        lambda: resnetv2.fetch(["resnet50v2.tiny_cifar10"]),
+        lambda: resnetv2.verify("resnet50v2.tiny_cifar10", device="cpu"),
+        lambda: resnetv2.create_model("resnet50v2.tiny_cifar10", pretrained=True),
+    ):
+        damaged = bytearray(whole)
+        damaged[place] ^= 255
+        path.write_bytes(damaged)
+        use()
+        assert path.read_bytes() == whole
+        assert "making it anew" in capsys.readouterr().err
+    assert shelf.asked == 1
 
 
 def test_a_pretrained_network_has_the_weights_and_says_when_its_head_is_new(shelf, capsys):
@@ -256,6 +403,7 @@ def test_a_pretrained_network_has_the_weights_and_says_when_its_head_is_new(shel
     assert "its head for 3 classes gives way to a random one" in capsys.readouterr().err
     assert torch.equal(other.stem.conv.weight, model.stem.conv.weight)
     maps = resnetv2.create_model("resnet50v2.tiny_cifar10", pretrained=True, features_only=True)
+    assert maps.preprocessing == model.preprocessing
     assert len(maps.eval()(torch.zeros(1, 3, 64, 64))) == 4
     with pytest.raises(ConfigError, match="pretrained weights fix stem"):
         resnetv2.create_model("resnet50v2.tiny_cifar10", pretrained=True, stem="3x3")
@@ -286,5 +434,11 @@ def test_a_published_name_without_pretrained_is_its_architecture_with_random_wei
     model = resnetv2.create_model("resnet50v2.keras_in1k", num_classes=5)
     assert model.config == architecture("resnet50v2", "keras", num_classes=5)
     assert model.preprocessing is None
+    with pytest.raises(ConfigError, match="unknown dialect ''"):
+        resnetv2.create_model("resnet50v2", dialect="")
+    with pytest.raises(ConfigError, match="say features_only=True"):
+        resnetv2.create_model("resnet50v2", out_indices=[1])
+    with pytest.raises(ConfigError, match="pretrained=True"):
+        resnetv2.create_model(__file__)
     with pytest.raises(ConfigError, match="fixes the dialect"):
         resnetv2.create_model("resnet50v2.keras_in1k", dialect="torch")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -10,9 +11,9 @@ from resnetv2.config import ARCHITECTURES, ResNetV2Config, architecture
 from resnetv2.console import talk
 from resnetv2.errors import ConfigError, unknown
 from resnetv2.model import FeatureMaps, ResNetV2
-from resnetv2.published import locate
+from resnetv2.published import read_published
 from resnetv2.runtime.pytorch import build_model
-from resnetv2.weights.catalogue import card, cards
+from resnetv2.weights.catalogue import card, list_models
 from resnetv2.weights.modelfile import read_model_file
 
 
@@ -43,7 +44,7 @@ def create_model(
         in_chans: channels of the input.
         dialect: whose ResNet-v2 an architecture is: "torch" (timm; the default), "keras", "slim", "bit", "gluon" …
         features_only: return a network that gives feature maps at strides 4, 8, 16, 32.
-        out_indices: which maps, counted from 0; all of them if None.
+        out_indices: which maps, counted from 0; all of them if None. With ``features_only`` alone.
         changes: any field of ``ResNetV2Config``, such as ``stem="3x3"`` or ``width_factor=2``.
         drop_rate, drop_path_rate, memory, zero_init_last: see ``ResNetV2``.
 
@@ -52,6 +53,8 @@ def create_model(
             or with what would change the network that the weights are for.
         DownloadError: the weights cannot be fetched.
     """
+    if out_indices is not None and not features_only:
+        raise ConfigError("out_indices choose feature maps: say features_only=True with them")
     options: dict[str, Any] = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate, "memory": memory}
     classes = 0 if features_only else num_classes  # a head that nothing reads would get no gradient
     if pretrained:
@@ -74,9 +77,11 @@ def create_model(
 
 def _config(name: str, dialect: str | None, changes: Mapping[str, Any]) -> ResNetV2Config:
     if name in ARCHITECTURES:
-        return architecture(name, dialect or "torch", **changes)
-    known = [published.name for published in cards()]
+        return architecture(name, "torch" if dialect is None else dialect, **changes)
+    known = list_models(pretrained=True)
     if name not in known:
+        if os.path.exists(name):  # noqa: PTH110  Path.exists raises on a name too long
+            raise ConfigError(f"{name} is a file, whose network comes with its weights: pretrained=True")
         raise ConfigError(unknown("architecture or published weights", name, [*ARCHITECTURES, *known]))
     if dialect is not None:
         raise ConfigError(f"{name} fixes the dialect: leave it out")
@@ -84,7 +89,7 @@ def _config(name: str, dialect: str | None, changes: Mapping[str, Any]) -> ResNe
 
 
 def _pretrained(name: str, num_classes: int | None, options: Mapping[str, Any]) -> ResNetV2:
-    file = read_model_file(locate(name))
+    file = read_published(name, read_model_file)
     model = build_model(file.header.architecture, file.weights, **options)
     model.preprocessing = file.header.preprocessing
     if num_classes is not None and num_classes != model.num_classes:

@@ -60,9 +60,13 @@ class Interrupted(KeyboardInterrupt):
         self.exit_code = 128 + signal_number
 
 
+_MOST_NAMED = 20  # choices in one message
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Return the message for a name that is not among ``known``, with the nearest one suggested."""
     known = sorted(known)
     near = get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known)}"
+    more = f" … ({len(known)} in all)" if len(known) > _MOST_NAMED else ""
+    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known[:_MOST_NAMED])}{more}"
     return f"unknown {kind} {name!r}: {hint}"

@@ -26,7 +26,11 @@ def replace_file(path: Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the person gives new files; safetensors makes them for the owner alone
+        temporary.unlink()
         yield temporary
+        temporary.chmod(mode)
         rename_durably(temporary, path)
     except OSError as error:
         raise Error(f"cannot write {path}: {error.strerror or error}") from error

@@ -12,7 +12,7 @@ import numpy as np
 from resnetv2.data.index import find_pictures
 from resnetv2.errors import ConfigError, DataError, MissingExtra, ModelFileError
 from resnetv2.preprocess import open_picture
-from resnetv2.published import locate
+from resnetv2.published import find_model, read_published
 from resnetv2.weights.modelfile import Golden, Header, ModelFile, read_header, read_model_file
 
 GOLDEN_TOLERANCE = 1e-4  # of the largest logit: other processors and versions round float32 differently, by about 1e-6
@@ -86,7 +86,7 @@ class Classifier:
             ConfigError: no such device.
             MissingExtra: torch is not installed.
         """
-        return cls.from_file(read_model_file(locate(path)), device)
+        return cls.from_file(read_published(path, read_model_file), device)
 
     @classmethod
     def from_file(cls, file: ModelFile, device: str = "auto") -> Self:
@@ -197,7 +197,8 @@ def expand(pictures: Sequence[str | Path]) -> list[Path]:
 
 def info(model: str | Path) -> dict[str, Any]:
     """Return the header of a model file as plain values; no weight is read and torch is not needed."""
-    return {"path": str(model), **read_header(locate(model)).to_dict()}
+    header = read_published(model, read_header)
+    return {"path": str(find_model(model)), **header.to_dict()}
 
 
 def verify(model: str | Path, device: str = "auto") -> Verification:
@@ -206,7 +207,7 @@ def verify(model: str | Path, device: str = "auto") -> Verification:
     Raises:
         ModelFileError: the file cannot be read, holds no golden samples, or no longer gives the logits it promised.
     """
-    file = read_model_file(locate(model))
+    file = read_published(model, read_model_file)
     if not file.golden.pictures:
         raise ModelFileError(f"{model} holds no golden samples to replay")
     result = compare_golden(str(model), Classifier.from_file(file, device), file.golden)

@@ -476,6 +476,7 @@ class FeatureMaps(nn.Module):
         if bad:
             raise ConfigError(f"out_indices must lie in 0 … {count - 1}, got {bad}")
         self.model = model
+        self.preprocessing = model.preprocessing
         self.out_indices = tuple(i % count for i in out_indices)
         self.feature_info = FeatureInfo(model.feature_info[i] for i in self.out_indices)
 

@@ -20,6 +20,7 @@ COMMANDS = (  # in the order in which a newcomer meets them
     *(demo, check, train, evaluate, predict, verify),
     *(info, models, fetch, convert, pack),
 )
+_LONGEST = 8_000  # characters of a message
 EPILOG = "exit codes: 0 done, 1 a bug of resnetv2, 2 something to mend (said on stderr), 130 or 143 stopped by a signal"
 
 
@@ -34,7 +35,7 @@ def main(words: Sequence[str]) -> int:
         sys.stdout.flush()
         return code
     except Error as error:
-        print(f"resnetv2 {args.command}: error: {error}", file=sys.stderr)
+        print(f"resnetv2 {args.command}: error: {_spell(error)}", file=sys.stderr)
         return 2
     except Interrupted as stop:
         return stop.exit_code
@@ -57,6 +58,12 @@ def make_parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         command.add(commands)
     return parser
+
+
+def _spell(error: Error) -> str:
+    """Return the message as any terminal takes it: what a file holds may be in it."""
+    text = "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in str(error))
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} …"
 
 
 class _Parser(argparse.ArgumentParser):

@@ -12,8 +12,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "convert",
         help="turn a published checkpoint into a model file, or write a publisher's own format",
         description="Read a published ResNet-v2 checkpoint (Keras, KerasHub, TF-Slim, TensorFlow official, timm, BiT, "
-        "Hugging Face, MXNet, ONNX Model Zoo, pytorchcv) or a model file, whole or not at all, and write it as a model "
-        "file or in a publisher's own format.",
+        "Hugging Face, MXNet, ONNX Model Zoo, pytorchcv, Torch) or a model file, whole or not at all, and write it as "
+        "a model file or in a publisher's own format.",
         epilog="docs/convert.md tells the sources, the formats and the two variants of Keras's and TF-Slim's weights.",
     )
     parser.add_argument("file", metavar="FILE", help="checkpoint file or folder; it is only read")
@@ -26,7 +26,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="whose it is: auto recognises it by names and shapes (default: %(default)s)",
     )
     parser.add_argument(
-        "--to", default="model", metavar="FORMAT", help="model, timm, keras, huggingface … (default: %(default)s)"
+        "--to",
+        default="model",
+        metavar="FORMAT",
+        help="model, timm, huggingface, bit, keras, keras3 or onnx-zoo (default: %(default)s)",
     )
     parser.add_argument(
         "--variant",
@@ -37,7 +40,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     head = parser.add_mutually_exclusive_group()
     head.add_argument("--drop-head", action="store_true", help="leave the classifier out: pooled features")
     head.add_argument("--keep-background", action="store_true", help="keep class 0 of TensorFlow's 1001")
-    parser.add_argument("--classes", metavar="FILE", help="text file with a class name a line (default: ImageNet's)")
+    parser.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="text file with a class name a line (default: ImageNet's where their number fits)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 

@@ -66,7 +66,8 @@ def _print_report(report: dict[str, Any]) -> None:
     rows = []
     for i, entry in enumerate(report["per_class"]):
         recall = "–" if entry["recall"] is None else f"{entry['recall']:.1%}"
-        mistakes = sorted(((n, names[j]) for j, n in enumerate(report["confusion"][i]) if n and j != i), reverse=True)
+        row = report["confusion"][i] if report["confusion"] else ()
+        mistakes = sorted(((n, names[j]) for j, n in enumerate(row) if n and j != i), reverse=True)
         rows.append(
             (entry["label"], f"{entry['n']:,}", recall, ", ".join(f"{name} ({n}×)" for n, name in mistakes[:5]))
         )

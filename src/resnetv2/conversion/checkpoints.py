@@ -10,9 +10,8 @@ from typing import Any, Self
 import numpy as np
 
 from resnetv2.config import ResNetV2Config
-from resnetv2.conversion.location import files_of, locate
 from resnetv2.conversion.publisher import Geometry
-from resnetv2.conversion.readers import is_checkpoint, read_tensors
+from resnetv2.conversion.readers import files_of, find_checkpoint, read_tensors
 from resnetv2.conversion.recognition import Candidate, choose
 from resnetv2.conversion.rules import read
 from resnetv2.errors import ConvertError, unknown
@@ -72,7 +71,7 @@ def read_checkpoint(path: Path | str, source: str = "auto", variant: str = "as-s
     """
     if variant not in VARIANTS:
         raise ConvertError(unknown("variant", variant, VARIANTS))
-    path = locate(Path(path), is_checkpoint)
+    path = find_checkpoint(Path(path))
     kind, tensors = read_tensors(path)
     try:
         found = choose(tensors, source)
@@ -98,7 +97,7 @@ def read_checkpoint(path: Path | str, source: str = "auto", variant: str = "as-s
 
 
 def digest(path: Path) -> str:
-    """Return the SHA-256 of a located checkpoint's bytes, those of an index before those of its data, as hex digits."""
+    """Return the SHA-256 of a found checkpoint's bytes, those of an index before those of its data, as hex digits."""
     whole = hashlib.sha256()
     for part in files_of(path):
         with part.open("rb") as file:

@@ -62,7 +62,9 @@ def _export_names(config: ResNetV2Config) -> dict[str, str]:
     units = list(config.units())
     convs = 3 if config.block == "bottleneck" else 2
 
-    def unit(stage: int, number: int, part: str) -> str:
+    def unit(stage: int, number: int, part: str) -> str | None:
+        if part == "downsample.norm":  # they have none
+            return None
         if part.startswith("norm"):
             return f"stage{stage + 1}_batchnorm{convs * number + int(part[4:]) - 1}"
         projections = sum(u.project for u in units if u.stage == stage and u.number < number)

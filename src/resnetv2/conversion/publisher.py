@@ -61,13 +61,9 @@ class Publisher:
     order: Callable[[ResNetV2Config], Iterable[Module]] = modules  # in which their file has the modules
     aliases: tuple[tuple[str, str], ...] = ()  # (pattern, replacement): takes prefixes and counters off their names
     ignored: str = r"(?!)"  # names of tensors that are no weights, as a pattern; by default none
-    as_trained: tuple[dict[str, Any], Geometry] | None = (
-        None  # config fields and pictures the weights were trained with
-    )
+    as_trained: tuple[dict[str, Any], Geometry] | None = None  # fields of the config, and pictures, of the training
     background: bool = False  # class 0 of 1001 is the background
-    prepare: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = (
-        dict  # takes in what our network has no place for
-    )
+    prepare: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = dict  # absorbs what our network does not have
 
     def tidy(self, source: Tensors) -> tuple[dict[str, np.ndarray], list[str]]:
         """Return the weights by their plain names, and the names of the known extras that were left out.
@@ -133,7 +129,8 @@ class Publisher:
         counted = count_units(last.shape[0], [kernel.shape for kernel in kernels])
         if counted is None or kind not in ("7x7", "deep", "3x3"):
             return None
-        classes = OPS[op].read(tensors[head]).shape[0] if head in tensors and tensors[head].ndim in (2, 4) else 0
+        shape = tensors[head].shape if head in tensors else ()
+        classes = (shape or (0,))[0 if op in ("same", "pointwise") else -1]  # where PyTorch has them, or TensorFlow
         fields = {"stem": kind, "in_chans": stem.shape[1], "width_factor": last.shape[0] / 64, "num_classes": classes}
         return {**fields, **counted}
 

@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import json
+import errno
+import re
 import struct
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 
 from resnetv2.conversion.formats import budget
 from resnetv2.conversion.formats.archive import GZIP, TAR, TAR_PLACE, unpack_tar, unpack_zip
-from resnetv2.conversion.formats.bfloat16 import widen_bfloat16
 from resnetv2.conversion.formats.hdf5 import read_hdf5, read_keras
 from resnetv2.conversion.formats.npz import read_npz
 from resnetv2.conversion.formats.onnx import read_onnx
 from resnetv2.conversion.formats.params import MAGIC, read_params
 from resnetv2.conversion.formats.pickled import read_pickled
-from resnetv2.conversion.formats.preset import read_preset, refuse_head_alone
+from resnetv2.conversion.formats.preset import preset_files, read_preset, refuse_head_alone
+from resnetv2.conversion.formats.safetensors import read_safetensors
 from resnetv2.conversion.formats.sstable import MAGIC as SSTABLE
-from resnetv2.conversion.formats.tensorflow import read_tensorflow
+from resnetv2.conversion.formats.tensorflow import INDEX, read_tensorflow, shards_of
 from resnetv2.conversion.formats.torch7 import detect_torch7, read_torch7
-from resnetv2.conversion.location import files_of, locate, only_checkpoint
 from resnetv2.errors import ConvertError, Error
 
 _DAMAGE = (
@@ -48,28 +49,10 @@ _DAMAGE = (
     tarfile.TarError,
     zlib.error,
 )  # what readers of damaged bytes raise
-
-
-def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Return the tensors of a .safetensors file by name; bfloat16, which NumPy lacks, becomes float32 exactly."""
-    taken = budget.Budget()
-    with safe_open(path, "numpy") as file:  # checks the header: what stands in it can be trusted from here on
-        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  it has only keys()
-        tensors = {name: file.get_tensor(name) for name, kind in kinds.items() if kind != "BF16"}
-    for name in kinds.keys() - tensors.keys():
-        tensors[name] = _bfloat16(path, name)
-    for name, value in tensors.items():
-        taken.take(name, value.shape, value.dtype)
-    return tensors
-
-
-def _bfloat16(path: Path, name: str) -> np.ndarray:
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        entry = json.loads(file.read(size))[name]
-    start, end = entry["data_offsets"]
-    bits = np.fromfile(path, "<u2", (end - start) // 2, offset=8 + size + start)
-    return widen_bfloat16(bits).reshape(entry["shape"])
+_REFUSALS = {errno.EACCES, errno.EPERM, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOSPC}  # say nothing of the file
+_SHARD = re.compile(r"\.data-\d{5}-of-\d{5}$")
+_MAX_FILES = 10_000  # looked at in a folder
+_SAID = 300  # characters of an error that others wrote, which may quote what a file holds
 
 
 READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
@@ -95,17 +78,60 @@ _MARKS = {  # format -> the first bytes
 ARCHIVES: dict[str, Callable[[Path, Path], None]] = {"tar": unpack_tar, "zip": unpack_zip}
 
 
+def find_checkpoint(path: Path) -> Path:
+    """Return the file that is, or begins, the checkpoint meant by ``path``.
+
+    Args:
+        path: that file itself; the prefix or a file of data of a TensorFlow checkpoint, whose index is returned; or a
+            folder with exactly one checkpoint in or below it, such as a SavedModel. KerasHub's preset is its folder.
+
+    Raises:
+        ConvertError: there is none, or more than one.
+    """
+    try:
+        if path.is_dir():
+            return path if preset_files(path) else _only_checkpoint(path, f"{path} is a folder; ")
+        if not path.exists() or _SHARD.search(path.name):
+            index = path.with_name(_SHARD.sub("", path.name) + INDEX)
+            path = index if index.is_file() else path
+        if not path.is_file():
+            raise ConvertError(f"no such file: {path}")
+    except OSError as error:
+        raise ConvertError(f"cannot read {path}: {error.strerror or error}") from error
+    return path
+
+
+def files_of(file: Path) -> list[Path]:
+    """Return all files of a found checkpoint: those of a preset's folder, or itself and the data beside an index."""
+    if file.is_dir():
+        return preset_files(file)
+    return [file, *(shards_of(file) if file.suffix == INDEX else ())]
+
+
+def _only_checkpoint(folder: Path, said: str = "") -> Path:
+    """Return the one checkpoint in a folder or below it; errors begin with what is ``said``."""
+    paths = list(islice(folder.rglob("*"), _MAX_FILES + 1))
+    if len(paths) > _MAX_FILES:
+        raise ConvertError(f"{said}more than {_MAX_FILES:,} files are in it; give the checkpoint itself")
+    found = [path for path in sorted(paths) if not _SHARD.search(path.name) and path.is_file() and _is_checkpoint(path)]
+    if len(found) != 1:
+        names = ", ".join(path.relative_to(folder).as_posix() for path in found[:12])
+        held = f"{len(found)} checkpoints, give one of them: {names}" if found else "no checkpoint in a known format"
+        raise ConvertError(f"{said}it holds {held}")
+    return found[0]
+
+
 def read_tensors(path: Path) -> tuple[str, dict[str, np.ndarray]]:
     """Return a checkpoint's format, a key of ``READERS``, and its tensors by the names in it.
 
     Args:
-        path: a file, what ``locate`` finds one by, or an archive with exactly one checkpoint in it.
+        path: a file, what ``find_checkpoint`` finds one by, or an archive with exactly one checkpoint in it.
 
     Raises:
         ConvertError: missing, damaged, hostile, in no known format, or one of several.
         MissingExtra: the format needs a package that is not installed.
     """
-    file = locate(path, is_checkpoint)
+    file = find_checkpoint(path)
     if sum(part.stat().st_size for part in files_of(file)) > budget.MAX_BYTES:
         raise ConvertError(f"{path} is larger than {budget.MAX_BYTES >> 30} GiB, more than any ResNet-v2 needs")
     try:
@@ -116,8 +142,13 @@ def read_tensors(path: Path) -> tuple[str, dict[str, np.ndarray]]:
         raise ConvertError(f"{path}: {error}") from error
     except Error:
         raise
+    except MemoryError as error:
+        raise ConvertError(f"{path} needs more memory than there is") from error
     except _DAMAGE as error:
-        raise ConvertError(f"{path} is damaged: {type(error).__name__}: {error}") from error
+        if isinstance(error, OSError) and error.errno in _REFUSALS:
+            place = f" in {gettempdir()}; TMPDIR names another folder" if error.errno == errno.ENOSPC else ""
+            raise ConvertError(f"cannot read {path}: {error.strerror}{place}") from error
+        raise ConvertError(f"{path} is damaged: {type(error).__name__}: {str(error)[:_SAID]}") from error
 
 
 @contextmanager
@@ -129,11 +160,10 @@ def _unpacked(file: Path) -> Iterator[Path]:
         return
     with TemporaryDirectory() as folder:
         ARCHIVES[kind](file, Path(folder))
-        yield only_checkpoint(Path(folder), is_checkpoint)
+        yield _only_checkpoint(Path(folder))
 
 
-def is_checkpoint(file: Path) -> bool:
-    """Tell whether a file is in one of the formats of ``READERS``, as far as ``detect`` looks."""
+def _is_checkpoint(file: Path) -> bool:
     try:
         return detect(file) in READERS
     except (ConvertError, *_DAMAGE):

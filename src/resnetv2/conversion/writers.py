@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from safetensors import SafetensorError
@@ -45,7 +46,7 @@ def write_checkpoint(path: Path | str, config: ResNetV2Config, weights: Mapping[
     theirs = write(weights, publisher.rules(config), config)
     _check_graph(publisher, config, theirs)
     with replace_file(Path(path)) as temporary:
-        WRITERS[target](temporary, theirs)
+        WRITERS[target].write(temporary, theirs)
 
 
 def _check_graph(publisher: Publisher, config: ResNetV2Config, theirs: Mapping[str, np.ndarray]) -> None:
@@ -80,20 +81,18 @@ def _write_keras3(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
     write_keras(path, functional_config(config), tensors)
 
 
-WRITERS: dict[str, Callable[[Path, Mapping[str, np.ndarray]], None]] = {
-    "timm": _write_safetensors,
-    "huggingface": _write_safetensors,
-    "bit": _write_npz,
-    "keras": write_legacy_keras,
-    "onnx-zoo": write_zoo,
-    "keras3": _write_keras3,
-}
+class Writer(NamedTuple):
+    """How a publisher's file is written, and what its name ends in."""
 
-ENDINGS = {
-    "timm": ".safetensors",
-    "huggingface": ".safetensors",
-    "bit": ".npz",
-    "keras": ".h5",
-    "keras3": ".keras",
-    "onnx-zoo": ".onnx",
+    ending: str
+    write: Callable[[Path, Mapping[str, np.ndarray]], None]
+
+
+WRITERS = {
+    "timm": Writer(".safetensors", _write_safetensors),
+    "huggingface": Writer(".safetensors", _write_safetensors),
+    "bit": Writer(".npz", _write_npz),
+    "keras": Writer(".h5", write_legacy_keras),
+    "keras3": Writer(".keras", _write_keras3),
+    "onnx-zoo": Writer(".onnx", write_zoo),
 }

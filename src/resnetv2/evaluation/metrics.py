@@ -10,6 +10,7 @@ import numpy as np
 
 Z95 = 1.959963984540054  # two-sided 95 % of the normal distribution
 _TOP = 5
+_MOST_CONFUSED = 2_000  # classes: their square is printed
 
 
 def wilson_interval(correct: int, n: int, z: float = Z95) -> tuple[float, float]:
@@ -51,12 +52,14 @@ def classification_report(logits: np.ndarray, labels: np.ndarray, classes: Seque
 
     Returns:
         n; top1 with top1_ci95 = [low, high] (Wilson); top5, or None with five classes or fewer; per_class: label, n,
-        recall (None where n is 0); confusion: K lists of K counts, a row for each true class.
+        recall (None where n is 0); confusion: K lists of K counts, a row for each true class, or None with more than
+        2,000 classes.
     """
     n, k = logits.shape
-    confusion = confusion_matrix(logits.argmax(axis=1), labels, k)
-    correct = int(confusion.trace())
-    support = confusion.sum(axis=1)
+    predicted = logits.argmax(axis=1)
+    hits = np.bincount(labels[predicted == labels], minlength=k)
+    support = np.bincount(labels, minlength=k)
+    correct = int(hits.sum())
     return {
         "n": n,
         "top1": correct / n,
@@ -66,9 +69,9 @@ def classification_report(logits: np.ndarray, labels: np.ndarray, classes: Seque
             {
                 "label": name,
                 "n": int(support[i]),
-                "recall": int(confusion[i, i]) / int(support[i]) if support[i] else None,
+                "recall": int(hits[i]) / int(support[i]) if support[i] else None,
             }
             for i, name in enumerate(classes)
         ],
-        "confusion": confusion.tolist(),
+        "confusion": confusion_matrix(predicted, labels, k).tolist() if k <= _MOST_CONFUSED else None,
     }

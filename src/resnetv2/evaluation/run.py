@@ -17,6 +17,7 @@ from resnetv2.errors import ConfigError, DataError
 from resnetv2.evaluation.metrics import classification_report
 from resnetv2.evaluation.split import run_split
 from resnetv2.inference import Classifier, load
+from resnetv2.weights.labels import IMAGENET, synsets
 
 
 def evaluate(
@@ -33,8 +34,9 @@ def evaluate(
 
     Args:
         model: a model file, or a loaded classifier.
-        data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, a CSV manifest, or a packed folder. Where
-            it is what the model was trained on, the split is that of the run's ``index.csv`` beside the model.
+        data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, a CSV manifest, or a packed folder. For
+            networks with ImageNet's classes, these may be WordNet's synsets such as "n01440764". Where it is what the
+            model was trained on, the split is that of the run's ``index.csv`` beside the model.
         split: "train", "val", "test", or "all" of them.
         batch_size: pictures at a time; the figures do not depend on it.
         device: "auto", "cpu", "cuda", "mps".
@@ -63,7 +65,7 @@ def evaluate(
         wanted = {i: reason for i, reason in reasons.items() if split in ("all", index.splits[i])}
         skipped += [{"path": index.paths[i], "reason": reason} for i, reason in wanted.items()]
         index = readable_index(index, reasons, on_bad_image)
-    samples = match_classes(index, classifier.classes).split(split)
+    samples = match_classes(index, classifier.classes, _wordnet(classifier)).split(split)
     logits = []
     done = 0
     for batch in Loader(samples, batch_size, classifier.header.preprocessing).batches():
@@ -75,19 +77,28 @@ def evaluate(
     return {"model": name, "data": str(data), "split": split, **report, "skipped": skipped}
 
 
-def match_classes(index: Index, classes: tuple[str, ...]) -> Index:
+def match_classes(index: Index, classes: tuple[str, ...], aliases: tuple[str, ...] = ()) -> Index:
     """Return the index with its labels numbered as the model numbers its classes, matched by name.
 
-    Data may lack some of the model's classes, but not the other way round.
+    Data may lack some of the model's classes, but not the other way round. ``aliases`` are second names by index, such
+    as WordNet's synsets.
     """
-    strangers = [name for name in index.classes if name not in classes]
+    numbers = {name: i for names in (aliases, classes) for i, name in enumerate(names)}
+    strangers = [name for name in index.classes if name not in numbers]
     if strangers:
         raise DataError(
             f"the data has classes that the model does not know: {_list(strangers)}; "
             f"the model knows {_list(classes)}; the data has {_list(index.classes)}"
         )
-    number = np.array([classes.index(name) for name in index.classes], np.int64)
+    number = np.array([numbers[name] for name in index.classes], np.int64)
     return replace(index, labels=number[index.labels], classes=classes)
+
+
+def _wordnet(classifier: Classifier) -> tuple[str, ...]:
+    """Return WordNet's synsets by index where the classes are ImageNet's, whose folders have these names."""
+    labels = str(classifier.header.provenance.get("labels", ""))
+    found = synsets(labels) if labels in IMAGENET else ()
+    return found if len(found) == len(classifier.classes) else ()
 
 
 def _list(names: tuple[str, ...] | list[str], most: int = 12) -> str:

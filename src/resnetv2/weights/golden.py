@@ -20,7 +20,7 @@ def golden_pictures(image_size: int) -> tuple[bytes, ...]:
     wide, tall, small = (
         Image.fromarray(generator.integers(0, 256, (height, width, 3), dtype=np.uint8)) for width, height in _SIZES
     )
-    scale = image_size // 32
+    scale = max(1, image_size // 32)
     wide = wide.resize((wide.width * scale, wide.height * scale), Image.Resampling.NEAREST)
     tall = tall.resize((image_size, 2 * image_size), Image.Resampling.BICUBIC)
     return tuple(_to_png(picture) for picture in (wide, tall, small))

@@ -23,8 +23,8 @@ _SMALL = {
     "cifar100": tuple(name.replace("_", " ") for name in _CIFAR100.split()),
     "svhn": tuple("0123456789"),
 }
-_IMAGENET = {"in1k": "1", "in1k_background": "1", "in21k_goog": "g"}  # the mark in the file
-LABELS = (*_SMALL, *_IMAGENET)
+IMAGENET = {"in1k": "1", "in1k_background": "1", "in21k_goog": "g"}  # the mark in the file
+LABELS = (*_SMALL, *IMAGENET)
 
 
 def class_names(labels: str) -> tuple[str, ...]:
@@ -58,9 +58,9 @@ def synsets(labels: str) -> tuple[str, ...]:
 
 
 def _chosen(labels: str) -> dict[str, str]:
-    if labels not in _IMAGENET:
+    if labels not in IMAGENET:
         raise ConfigError(unknown("classes", labels, filter(None, LABELS)))
-    return {synset: name for synset, marks, name in _rows() if _IMAGENET[labels] in marks}
+    return {synset: name for synset, marks, name in _rows() if IMAGENET[labels] in marks}
 
 
 @cache

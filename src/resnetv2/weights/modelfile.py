@@ -8,6 +8,7 @@ replayed. A SHA-256 covers all of it. Works without torch.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,7 +51,8 @@ class Header:
         if len(self.classes) != self.architecture.num_classes:
             raise ConfigError(f"{len(self.classes)} class names for {self.architecture.num_classes} classes")
         if len(set(self.classes)) != len(self.classes):
-            raise ConfigError("class names must differ from each other")
+            twice = [repr(name) for name, times in Counter(self.classes).items() if times > 1]
+            raise ConfigError(f"class names must differ from each other: {', '.join(twice[:12])} more than once")
 
     @property
     def num_outputs(self) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -38,9 +39,9 @@ def write_sealed(path: Path, header: Mapping[str, Any], tensors: Mapping[str, np
 
 def is_sealed(path: Path) -> bool:
     """Tell whether a path is a file that ``write_sealed`` wrote, without looking further than its metadata."""
-    if not path.is_file():
-        return False
     try:
+        if not path.is_file():
+            return False
         with safe_open(path, "numpy") as file:
             return _KEY in (file.metadata() or {})
     except (SafetensorError, OSError):
@@ -78,9 +79,9 @@ def read_sealed(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _open(path: Path) -> Any:
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112  as above
         raise ModelFileError(f"{path} is a folder; a file such as {path / 'best.safetensors'} is expected")
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110  as above
         raise ModelFileError(f"no such file: {path}")
     try:
         return safe_open(path, "numpy")

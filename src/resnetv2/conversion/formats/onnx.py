@@ -8,14 +8,18 @@ from pathlib import Path
 import numpy as np
 
 from resnetv2.conversion.formats.budget import MAX_BYTES, Budget
-from resnetv2.conversion.formats.protobuf import Message
+from resnetv2.conversion.formats.protobuf import Message, unpack
 from resnetv2.errors import ConvertError
 
 # Field numbers of onnx.proto3: ModelProto.graph, GraphProto.initializer, and those of TensorProto
 _GRAPH, _INITIALIZER = 7, 5
-_DIMS, _TYPE, _FLOATS, _NAME, _RAW, _DOUBLES, _EXTERNAL, _LOCATION = 1, 2, 4, 8, 9, 10, 13, 14
+_DIMS, _TYPE, _NAME, _RAW, _EXTERNAL, _LOCATION = 1, 2, 8, 9, 13, 14
 _DTYPES = {1: "<f4", 2: "u1", 3: "i1", 5: "<i2", 6: "<i4", 7: "<i8", 9: "?", 10: "<f2", 11: "<f8"}
-_TYPED = {1: _FLOATS, 11: _DOUBLES}  # where numbers are that are not in raw_data
+_TYPED = {
+    1: 4,
+    7: 7,
+    11: 10,
+}  # where numbers are that are not in raw_data: float_, int64_, double_data; else int32_data
 
 
 def read_onnx(path: Path) -> dict[str, np.ndarray]:
@@ -44,10 +48,11 @@ def _tensor(message: Message, budget: Budget) -> tuple[str, np.ndarray]:
         raise ConvertError(f"{name[:80]} has the unknown data type {kind}")
     dtype = np.dtype(_DTYPES[kind])
     shape = message.numbers(_DIMS)
-    if any(number >= 1 << 40 for number in shape) or math.prod(shape) > MAX_BYTES:
+    if len(shape) > 8 or any(number >= 1 << 40 for number in shape) or math.prod(shape) > MAX_BYTES:
         raise ConvertError(f"a tensor claims the shape {shape[:8]}")
     size = budget.take(name, shape, dtype)
-    data = b"".join(message.all_bytes(_RAW if _RAW in message else _TYPED.get(kind, _RAW)))
-    if len(data) != size:
-        raise ConvertError(f"{name[:80]} claims {size:,} bytes and has {len(data):,}")
-    return name, np.frombuffer(data, dtype).reshape(shape)
+    field = _RAW if _RAW in message else _TYPED.get(kind, 5)
+    found = unpack(message.all_bytes(field), dtype, fixed=field in (_RAW, 4, 10))
+    if found.nbytes != size:
+        raise ConvertError(f"{name[:80]} claims {size:,} bytes and has {found.nbytes:,}")
+    return name, found.reshape(shape)

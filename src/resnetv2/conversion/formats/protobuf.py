@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
 
 from resnetv2.errors import ConvertError
 
 Value = int | memoryview
+_MAX_FIELDS = 1_000_000  # of one message: twenty times the tensors that a file may hold
 
 
 class Message:
     """The fields of one message; what is absent reads as 0, as no bytes, as no messages.
 
     Raises:
-        ConvertError: the bytes are no message, or a field is a number where bytes are expected, or the reverse.
+        ConvertError: the bytes are no message, one of too many fields, or a field is a number where bytes are expected,
+            or the reverse.
     """
 
     def __init__(self, data: memoryview) -> None:
         self.fields: dict[int, list[Value]] = {}
-        for field, value in _fields(data):
+        for count, (field, value) in enumerate(_fields(data)):
+            if count == _MAX_FIELDS:
+                raise ConvertError(f"a message has more than {_MAX_FIELDS:,} fields")
             self.fields.setdefault(field, []).append(value)
 
     def __contains__(self, field: int) -> bool:
@@ -52,16 +59,39 @@ class Message:
 
     def numbers(self, field: int) -> list[int]:
         """Return repeated numbers, packed or not."""
-        numbers = []
+        numbers: list[int] = []
         for value in self.fields.get(field, []):
-            if isinstance(value, int):
-                numbers.append(value)
-            else:
-                place = 0
-                while place < len(value):
-                    number, place = varint(value, place)
-                    numbers.append(number)
+            numbers += [value] if isinstance(value, int) else _varints(np.frombuffer(value, np.uint8)).tolist()
         return numbers
+
+
+def unpack(chunks: Sequence[memoryview], dtype: np.dtype[Any], *, fixed: bool) -> np.ndarray:
+    """Return packed numbers of one kind.
+
+    Args:
+        chunks: the bytes of a repeated field.
+        dtype: the numbers returned.
+        fixed: each has the bytes of ``dtype``; else a variable length, and float16 is the number that its bits are.
+
+    Raises:
+        ConvertError: the data end within a number, or it is longer than 64 bits can be.
+    """
+    data = b"".join(chunks)
+    if fixed:
+        return np.frombuffer(data, dtype)
+    numbers = _varints(np.frombuffer(data, np.uint8))
+    return numbers.astype("<u2").view(dtype) if dtype == np.float16 else numbers.astype(dtype)
+
+
+def _varints(data: np.ndarray) -> np.ndarray:
+    """Return uint64 numbers of variable length, seven bits a byte."""
+    ends = np.flatnonzero(data < 128)
+    starts = np.concatenate([[0], ends + 1])[: len(ends)]
+    places = np.arange(len(data)) - np.repeat(starts, ends - starts + 1) if len(ends) else np.zeros(0)
+    if len(data) != (ends[-1] + 1 if len(ends) else 0) or np.any(places > 9):
+        raise ConvertError("a damaged message: a number without end")
+    parts = (data & 127).astype(np.uint64) << (7 * places).astype(np.uint64)
+    return np.add.reduceat(parts, starts) if len(ends) else parts
 
 
 def varint(data: memoryview, place: int) -> tuple[int, int]:

@@ -18,7 +18,7 @@ import numpy as np
 from resnetv2.conversion.formats.bfloat16 import widen_bfloat16
 from resnetv2.conversion.formats.budget import MAX_BYTES, Budget
 from resnetv2.conversion.formats.crc32c import crc32c, mask
-from resnetv2.conversion.formats.protobuf import Message, varint
+from resnetv2.conversion.formats.protobuf import Message, unpack, varint
 from resnetv2.conversion.formats.sstable import read_sstable
 from resnetv2.errors import ConvertError
 
@@ -26,6 +26,7 @@ INDEX = ".index"
 _MAX_SHARDS = 10_000
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _STRING, _BFLOAT16 = 7, 14
+_FIXED = (5, 6)  # float_val and double_val; the others hold numbers of variable length
 
 
 class _Kind(NamedTuple):
@@ -175,7 +176,7 @@ def _read_slices(meta: Message, values: Iterable[memoryview]) -> dict[str, np.nd
             stored, shape, size = _claim(name, kind, Message(variable.bytes(2)), budget)
             if name not in slices:
                 raise ConvertError(f"{name[:80]} is announced and not there")
-            found = _numbers(slices[name].all_bytes(stored.field), stored)
+            found = unpack(slices[name].all_bytes(stored.field), stored.dtype, fixed=stored.field in _FIXED)
             if found.nbytes != size:
                 raise ConvertError(f"{name[:80]} claims {size:,} bytes and has {found.nbytes:,}")
             tensors[name] = _shaped(found, kind, shape)
@@ -190,24 +191,3 @@ def _is_whole(variable: Message) -> bool:
         extent.number(1) == 0 and (2 not in extent or extent.number(2) == side)
         for extent, side in zip(slices[0].messages(1), sides, strict=False)
     )
-
-
-def _numbers(chunks: list[memoryview], stored: _Kind) -> np.ndarray:
-    data = b"".join(chunks)
-    if stored.field in (5, 6):  # float_val, double_val
-        return np.frombuffer(data, stored.dtype)
-    numbers = _varints(np.frombuffer(data, np.uint8))
-    if stored.field == 13:  # half_val: bits
-        return numbers.astype("<u2").view(stored.dtype)
-    return numbers.astype(stored.dtype)
-
-
-def _varints(data: np.ndarray) -> np.ndarray:
-    """Return uint64 numbers of variable length, seven bits a byte."""
-    ends = np.flatnonzero(data < 128)
-    starts = np.concatenate([[0], ends + 1])[: len(ends)]
-    places = np.arange(len(data)) - np.repeat(starts, ends - starts + 1) if len(ends) else np.zeros(0)
-    if len(data) != (ends[-1] + 1 if len(ends) else 0) or np.any(places > 9):
-        raise ConvertError("a damaged message: a number without end")
-    parts = (data & 127).astype(np.uint64) << (7 * places).astype(np.uint64)
-    return np.add.reduceat(parts, starts) if len(ends) else parts
