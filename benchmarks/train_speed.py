@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch.nn import functional as F
 
-from resnetv2.model import create_model
+from resnetv2.creation import create_model
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from peers import import_timm

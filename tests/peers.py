@@ -1,8 +1,13 @@
 """The peer that tests and benchmarks compare with, and random weights that leave a wrong network nowhere to hide."""
 
+import os
+import subprocess
 import sys
 from functools import cache
+from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
 
 
@@ -25,6 +30,21 @@ def import_timm():
     import timm
 
     return timm
+
+
+def run_publisher(name, folder, package, variable="PEERS_PYTHON"):
+    """Run tests/publishers/NAME.py, which writes the publisher's checkpoint into ``folder``, and return its answers.
+
+    Skips where ``package`` ("tensorflow, tf_slim") cannot be imported by the Python that the environment variable
+    names, by default this one.
+    """
+    python = os.environ.get(variable, sys.executable)
+    if subprocess.run([python, "-c", f"import {package}"], capture_output=True, check=False).returncode:
+        pytest.skip(f"{package} cannot be imported by {python}; {variable} may name another Python")
+    script = Path(__file__).parent / "publishers" / f"{name}.py"
+    done = subprocess.run([python, script, folder], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return dict(np.load(folder / "answers.npz"))
 
 
 @torch.no_grad()

@@ -41,7 +41,9 @@ def test_help_lists_every_command_and_each_has_help():
         assert "usage: resnetv2" in parser.format_help()
 
 
-@pytest.mark.parametrize("name", ["train", "check", "evaluate", "predict", "verify", "info", "demo"])
+@pytest.mark.parametrize(
+    "name", ["train", "check", "evaluate", "predict", "verify", "info", "demo", "fetch", "convert"]
+)
 def test_every_command_equals_one_public_function_with_the_same_argument_names(name):
     options = {action.dest for action in subparsers()[name]._actions} - {"help", "json"}
     parameters = set(inspect.signature(getattr(resnetv2, name)).parameters) - {"progress"}
@@ -86,12 +88,16 @@ def test_what_needs_no_torch_works_where_torch_cannot_be_imported(model, data, t
 
 
 def test_models_lists_filters_and_refuses_what_matches_nothing():
-    names = [entry["name"] for entry in json.loads(command("models", "--json").stdout)]
-    assert names == resnetv2.list_models()
+    listed = json.loads(command("models", "--json").stdout)
+    assert [entry["name"] for entry in listed["architectures"]] == resnetv2.list_models()
+    assert [entry["name"] for entry in listed["weights"]] == resnetv2.list_models(pretrained=True)
+    whole = command("models", "resnet50v2.keras_in1k").stdout
+    assert "md5:3ef43a0b657b3be2300d5770ece849e0" in whole
+    assert "belongs to 299 pixels" in whole
     assert "25,549,352" in command("models", "resnet50v2").stdout
     done = command("models", "vgg*")
     assert done.returncode == 2
-    assert "no architecture matches 'vgg*'" in done.stderr
+    assert "no architecture and no published weights match 'vgg*'" in done.stderr
 
 
 def test_check_prints_a_table_or_json_and_exits_with_2_on_an_error_alone(data, tmp_path):

@@ -11,6 +11,7 @@ from resnetv2.conversion.recognition import PUBLISHERS, choose, recognise
 from resnetv2.conversion.rules import OPS, Rule, misfits, read, their_shape, write
 from resnetv2.errors import ConvertError
 from resnetv2.model import ResNetV2
+from resnetv2.preprocess import Preprocessing
 from resnetv2.shapes import tensor_shapes
 
 BOTTLENECKS = ("resnet50v2", "resnet101v2", "resnet152v2", "resnet200v2")
@@ -21,11 +22,12 @@ PUBLISHED = [  # publisher, architecture, dialect, changes
     ("timm", "resnet50v2d", "torch", {"norm": "evonorm"}),
     *[("timm", "resnet50v2", "bit", {"weight_std_eps": 1e-8, "width_factor": w, "num_classes": 21843}) for w in (1, 3)],
     ("timm", "resnet152v2", "bit", {"weight_std_eps": 1e-8, "width_factor": 4}),
-    *[(p, name, "keras", {}) for p in ("keras", "keras-numbered") for name in BOTTLENECKS[:3]],
-    ("keras", "resnet50v2", "keras", {"num_classes": 0}),
-    *[(p, name, "torch", {}) for p in ("kerashub", "kerashub-numbered") for name in BOTTLENECKS[:2]],
-    ("kerashub-numbered", "resnet50v2", "torch", {"num_classes": 0}),
-    *[("kerascv", name, "kerascv", {"num_classes": 0}) for name in BOTTLENECKS[:3]],
+    *[(p, name, "keras", {}) for p in ("keras", "keras3") for name in BOTTLENECKS[:3]],
+    *[(p, "resnet50v2", "keras", {"num_classes": 0}) for p in ("keras", "keras3")],
+    *[(p, name, "torch", {}) for p in ("kerashub", "kerashub3") for name in BOTTLENECKS[:2]],
+    ("kerashub3", "resnet50v2", "torch", {"num_classes": 0}),
+    *[(p, name, "kerascv", {"num_classes": 0}) for p in ("kerascv", "kerascv3") for name in BOTTLENECKS[:3]],
+    *[("qubvel", name, "symbol", {}) for name in (*BASIC, *BOTTLENECKS[:3])],
     *[("slim", name, "slim", {"num_classes": 1001}) for name in BOTTLENECKS],
     *[("official", name, "official", {"num_classes": 1001}) for name in (*BASIC, *BOTTLENECKS)],
     *[("bit", "resnet50v2", "bit", {"width_factor": w, "num_classes": c}) for w in (1, 3) for c in (1000, 21843)],
@@ -33,6 +35,8 @@ PUBLISHED = [  # publisher, architecture, dialect, changes
     ("huggingface", "resnet50v2", "bit", {"weight_std_eps": 1e-8}),
     *[(p, name, "gluon", {}) for p in ("gluon", "onnx-zoo") for name in (*BASIC, *BOTTLENECKS[:3])],
     *[("symbol", name, "symbol", {}) for name in (*BASIC, *BOTTLENECKS)],
+    *[("torch7", name, "torch7", {}) for name in ("resnet18v2", "resnet200v2")],
+    ("torch7", "resnet200v2", "torch7", {"stem_bias": True, "out_bias": True}),
     *[("pytorchcv", name, "pytorchcv-b", {}) for name in (*BASIC, *BOTTLENECKS)],
     *[("pytorchcv", name, "pytorchcv", {}) for name in BOTTLENECKS],
     ("pytorchcv", "resnet50v2", "pytorchcv-b", {"depths": (3, 30, 48, 8)}),
@@ -67,6 +71,15 @@ def title(number):
 
 
 every_published_network = pytest.mark.parametrize("number", range(len(PUBLISHED)), ids=title)
+
+
+def twins_of(publisher, config):
+    """Return the dialects that differ in what this publisher's file does not hold, if there are any."""
+    if publisher == "pytorchcv" and config.block == "bottleneck" and config.stem == "7x7":
+        return {"pytorchcv", "pytorchcv-b"}
+    if publisher in ("keras3", "kerascv3") and config.num_classes == 0:
+        return {"keras", "kerascv"}
+    return set()
 
 
 def outlines(publisher, config):
@@ -131,8 +144,8 @@ def test_each_table_fills_every_tensor_exactly_once_from_one_tensor_of_theirs(nu
 def test_each_published_network_is_recognised_by_names_and_shapes_as_itself_alone(number):
     publisher, config, dialect = published(number)
     found = recognise(outlines(publisher, config))
-    twins = {"pytorchcv", "pytorchcv-b"}  # they differ in what no file holds
-    if dialect in twins and config.block == "bottleneck" and config.stem == "7x7":
+    twins = twins_of(publisher.name, config)
+    if twins:
         assert {candidate.dialect for candidate in found} == twins
         found = [candidate for candidate in found if candidate.dialect == dialect]
     assert [(c.publisher.name, c.dialect, c.config) for c in found] == [(publisher.name, dialect, config)]
@@ -290,14 +303,20 @@ def test_two_names_for_one_tensor_are_an_error():
         PUBLISHERS["bit"].tidy(twice)
 
 
-@pytest.mark.parametrize("number", [0, 30, 60], ids=title)
-def test_what_preprocessing_cannot_say_is_said(number):
+@pytest.mark.parametrize("number", range(len(PUBLISHED)), ids=title)
+def test_every_publishers_way_with_pictures_can_be_said(number):
     publisher, config, _ = published(number)
-    geometry = publisher.geometry(config)
-    assert geometry.caveat or geometry.preprocessing is not None
+    assert isinstance(publisher.geometry(config).preprocessing, Preprocessing)
 
 
-def test_tf_slims_pictures_are_not_approximated():
+@pytest.mark.parametrize(("name", "dialect"), [("gluon", "gluon"), ("kerashub", "torch"), ("pytorchcv", "pytorchcv")])
+def test_nothing_is_assumed_where_the_publishers_own_code_decides_everything(name, dialect):
+    assert PUBLISHERS[name].geometry(architecture("resnet50v2", dialect)).caveat == ""
+
+
+def test_tf_slims_pictures_are_cut_before_they_are_squashed():
     geometry = PUBLISHERS["slim"].geometry(architecture("resnet50v2", "slim"))
-    assert geometry.preprocessing is None
-    assert "central 87.5 %" in geometry.caveat
+    assert (geometry.preprocessing.central_fraction, geometry.preprocessing.fit) == (0.875, "squash")
+    assert geometry.caveat == (
+        "224 pixels are TF-Slim's default, 299 those of the variant as-trained; class 0 is the background"
+    )

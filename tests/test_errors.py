@@ -1,9 +1,18 @@
 import pytest
 
-from resnetv2.errors import ConfigError, ConvertError, DataError, Error, MissingExtra, ModelFileError, unknown
+from resnetv2.errors import (
+    ConfigError,
+    ConvertError,
+    DataError,
+    DownloadError,
+    Error,
+    MissingExtra,
+    ModelFileError,
+    unknown,
+)
 
 
-@pytest.mark.parametrize("kind", [DataError, ModelFileError, ConfigError, ConvertError, MissingExtra])
+@pytest.mark.parametrize("kind", [DataError, ModelFileError, ConfigError, ConvertError, DownloadError, MissingExtra])
 def test_every_error_a_user_can_cause_is_one_error_and_a_value_error(kind):
     assert issubclass(kind, Error)
     assert issubclass(Error, ValueError)

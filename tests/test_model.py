@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from resnetv2.config import ARCHITECTURES, DIALECTS, architecture
+from resnetv2.creation import create_model
 from resnetv2.errors import ConfigError
 from resnetv2.model import (
     EvoNormS0,
@@ -20,7 +21,6 @@ from resnetv2.model import (
     ResNetV2,
     SameConv2d,
     StdConv2d,
-    create_model,
     drop_path,
     max_pool,
 )

@@ -3,8 +3,10 @@ import json
 import struct
 import subprocess
 import sys
+import tracemalloc
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ from pictures import encode, noise
 from PIL import Image, features
 
 from resnetv2.errors import ConfigError, DataError
-from resnetv2.preprocess import FORMATS, INTERPOLATION, MAX_PIXELS, Preprocessing, open_picture
+from resnetv2.preprocess import FITS, FORMATS, INTERPOLATION, MAX_PIXELS, Preprocessing, open_picture
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # Pillow warns of what it then refuses
 
@@ -381,6 +383,13 @@ def test_threads_decode_what_one_thread_decodes():
 
 # --- geometry ---
 
+SAMPLERS = {
+    "antialias": {"interpolation": "bilinear"},
+    "half_pixel": {"interpolation": "bilinear", "sampling": "half_pixel"},
+    "half_pixel bicubic": {"interpolation": "bicubic", "sampling": "half_pixel"},
+    "asymmetric": {"interpolation": "bilinear", "sampling": "asymmetric"},
+}
+
 
 def timm_rule(picture, size, resize, interpolation):
     """Resize and CenterCrop as torchvision and timm compute them."""
@@ -466,6 +475,98 @@ def test_decode_refuses_what_cannot_be_read(tmp_path):
         Preprocessing().decode([encode(noise(9, 9)), tmp_path / "x.png"])
 
 
+# --- what is cut before resizing ---
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.floats(0.01, 1), st.sampled_from(sorted(SAMPLERS)))
+def test_a_central_fraction_is_cut_out_before_the_picture_is_resized(width, height, fraction, name):
+    picture = noise(width, height)
+    whole = Preprocessing(image_size=9, resize=9, fit="squash", **SAMPLERS[name])
+    left, top = (int((side - side * fraction) / 2) for side in (width, height))
+    expected = whole(picture.crop((left, top, width - left, height - top)))
+    np.testing.assert_array_equal(replace(whole, central_fraction=fraction)(picture), expected)
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.sampled_from(sorted(SAMPLERS)))
+def test_a_square_is_cut_out_of_the_middle_before_the_picture_is_resized(width, height, name):
+    picture, side = noise(width, height), min(width, height)
+    left, top = (width - side) // 2, (height - side) // 2
+    expected = Preprocessing(image_size=9, resize=9, **SAMPLERS[name])(
+        picture.crop((left, top, left + side, top + side))
+    )
+    found = Preprocessing(image_size=9, resize=9, fit="square", **SAMPLERS[name])(picture)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("name", sorted(SAMPLERS))
+def test_half_a_pixel_of_a_crop_is_rounded_as_it_is_told(name):
+    square = Preprocessing(image_size=15, resize=15, **SAMPLERS[name])(noise(15, 15))
+    for offset, start in (("round", 2), ("floor", 1)):  # of 1.5; 2 is even
+        found = Preprocessing(image_size=12, resize=15, crop_offset=offset, **SAMPLERS[name])(noise(15, 15))
+        np.testing.assert_array_equal(found, square[start : start + 12, start : start + 12])
+
+
+# --- how pixels are sampled ---
+
+POINTS = [name for name in sorted(SAMPLERS) if "antialias" not in name]  # not antialiased
+
+
+def squash(size, name):
+    return Preprocessing(image_size=size, resize=size, fit="squash", **SAMPLERS[name])
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(1, 40), st.integers(0, 255), st.sampled_from(POINTS))
+def test_a_picture_of_one_colour_keeps_it(width, height, size, value, name):
+    assert (squash(size, name)(Image.new("RGB", (width, height), (value,) * 3)) == value).all()
+
+
+@pytest.mark.parametrize("name", POINTS)
+def test_a_picture_of_the_right_size_is_not_touched_by_any_sampling(name):
+    np.testing.assert_array_equal(squash(31, name)(noise(31, 31)), np.asarray(noise(31, 31)))
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 40), st.sampled_from(["half_pixel", "asymmetric"]))
+def test_bilinear_pixels_lie_between_the_darkest_and_the_brightest(width, height, size, name):
+    picture = np.asarray(noise(width, height)) // 3 + 80
+    found = squash(size, name)(Image.fromarray(picture))
+    assert picture.min() <= found.min() <= found.max() <= picture.max()
+
+
+@given(
+    st.integers(1, 60), st.integers(1, 60), st.integers(1, 40), st.sampled_from(["half_pixel", "half_pixel bicubic"])
+)
+def test_half_pixels_treat_both_ends_of_a_picture_alike(width, height, size, name):
+    picture = noise(width, height)
+    found = squash(size, name)(picture.transpose(Image.Transpose.ROTATE_180))[::-1, ::-1]
+    # A weight and its mirror image differ in float32's last bit, which moves a half to the other side.
+    np.testing.assert_allclose(found.astype(int), squash(size, name)(picture), atol=1)
+
+
+def test_the_first_and_the_last_pixel_are_where_each_sampling_says():
+    picture = Image.fromarray(grey([[0, 200]]))
+    places = {"half_pixel": (-0.25, 0.25, 0.75, 1.25), "asymmetric": (0, 0.5, 1, 1.5)}  # of the four in the two
+    for name, expected in places.items():
+        assert squash(4, name)(picture)[0, :, 0].tolist() == [int(200 * min(max(p, 0), 1)) for p in expected]
+
+
+def test_the_overshoot_of_bicubic_is_cut_and_does_not_wrap_round():
+    found = squash(16, "half_pixel bicubic")(Image.fromarray(grey([[0] * 4 + [255] * 4])))[0, :, 0].astype(int)
+    assert (found[0], found[-1]) == (0, 255)
+    assert (np.diff(found) >= 0).all()
+
+
+@pytest.mark.parametrize("name", POINTS)
+@pytest.mark.parametrize("fit", FITS)
+def test_a_long_strip_needs_little_memory_however_it_is_sampled(fit, name):
+    for size in ((9_000_000, 1), (1, 9_000_000)):
+        preprocessing = Preprocessing(fit=fit, **SAMPLERS[name])
+        tracemalloc.start()
+        assert (preprocessing(Image.new("RGB", size, (1, 2, 3))) == (1, 2, 3)).all()
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 100 << 20  # the strip has 27 MB; resized whole in one direction it would have 24 GB
+
+
 # --- settings ---
 
 
@@ -484,7 +585,16 @@ def test_decode_refuses_what_cannot_be_read(tmp_path):
         ({"image_size": 224.0}, "image_size must be of type int"),
         ({"image_size": True}, "image_size must be of type int"),
         ({"resize": None}, "resize must be of type int"),
-        ({"fit": "crop"}, "fit must be one of 'shortest', 'squash'"),
+        ({"fit": "crop"}, "fit must be one of 'shortest', 'squash', 'square'"),
+        ({"sampling": "area"}, "sampling must be one of 'antialias', 'half_pixel', 'asymmetric', got 'area'"),
+        ({"sampling": "half_pixel", "interpolation": "nearest"}, "needs interpolation 'bilinear', 'bicubic'"),
+        ({"sampling": "asymmetric"}, "sampling 'asymmetric' needs interpolation 'bilinear', got 'bicubic'"),
+        ({"crop_offset": "ceil"}, "crop_offset must be one of 'round', 'floor', got 'ceil'"),
+        ({"central_fraction": 0.0}, "central_fraction must lie above 0 and be at most 1, got 0.0"),
+        ({"central_fraction": 1.01}, "central_fraction must lie above 0"),
+        ({"central_fraction": float("nan")}, "central_fraction must lie above 0"),
+        ({"central_fraction": "0.875"}, "central_fraction must be of type float"),
+        ({"sampling": None}, "sampling must be of type str"),
         ({"fit": 5}, "fit must be of type str"),
         ({"interpolation": "bicubik"}, "did you mean 'bicubic'?"),
         ({"interpolation": ["bicubic"]}, "interpolation must be of type str"),
@@ -504,6 +614,19 @@ def test_an_impossible_preprocessing_is_refused(fields, words):
     assert words in str(caught.value)
 
 
+def test_all_problems_of_a_preprocessing_are_told_at_once():
+    with pytest.raises(ConfigError) as caught:
+        Preprocessing(image_size=0, fit="crop", sampling="area", central_fraction=2.0, std=(0.0, 0.0, 0.0))
+    for name in ("image_size", "fit", "sampling", "central_fraction", "std"):
+        assert name in str(caught.value)
+
+
+def test_what_an_older_model_file_does_not_say_is_as_it_was():
+    fields = {"image_size": 32, "resize": 40, "fit": "shortest", "interpolation": "bicubic"}
+    old = Preprocessing.from_dict({**fields, "mean": [127.5] * 3, "std": [127.5] * 3})
+    np.testing.assert_array_equal(old(noise(57, 43)), timm_rule(noise(57, 43), 32, 40, "bicubic"))
+
+
 def test_the_largest_preprocessing_is_taken():
     assert Preprocessing(image_size=8192, resize=8192).resize == 8192
 
@@ -515,4 +638,8 @@ def test_an_unknown_field_is_refused():
 
 def test_a_preprocessing_survives_json():
     preprocessing = Preprocessing(image_size=32, resize=40, fit="squash", mean=(0.0, 1.5, 2), interpolation="nearest")
-    assert Preprocessing.from_dict(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
+    tf_slim = Preprocessing(
+        central_fraction=0.875, interpolation="bilinear", sampling="asymmetric", crop_offset="floor"
+    )
+    for one in (preprocessing, tf_slim):
+        assert Preprocessing.from_dict(json.loads(json.dumps(one.to_dict()))) == one

@@ -14,7 +14,9 @@ __version__ = "0.1.0"
 _PUBLIC = {
     "Classifier": "inference",
     "ConfigError": "errors",
+    "ConvertError": "errors",
     "DataError": "errors",
+    "DownloadError": "errors",
     "Error": "errors",
     "Interrupted": "errors",
     "MissingExtra": "errors",
@@ -26,11 +28,13 @@ _PUBLIC = {
     "ResNetV2Config": "config",
     "TrainConfig": "recipes",
     "check": "diagnosis",
-    "create_model": "model",
+    "convert": "published",
+    "create_model": "creation",
     "demo": "digits",
     "evaluate": "evaluation.run",
+    "fetch": "published",
     "info": "inference",
-    "list_models": "config",
+    "list_models": "weights.catalogue",
     "load": "inference",
     "predict": "inference",
     "train": "training.run",
@@ -40,7 +44,9 @@ _PUBLIC = {
 __all__ = [
     "Classifier",
     "ConfigError",
+    "ConvertError",
     "DataError",
+    "DownloadError",
     "Error",
     "Interrupted",
     "MissingExtra",
@@ -53,9 +59,11 @@ __all__ = [
     "TrainConfig",
     "__version__",
     "check",
+    "convert",
     "create_model",
     "demo",
     "evaluate",
+    "fetch",
     "info",
     "list_models",
     "load",
@@ -65,17 +73,29 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from resnetv2.config import ResNetV2Config, list_models
+    from resnetv2.config import ResNetV2Config
+    from resnetv2.creation import create_model
     from resnetv2.data.check import Report
     from resnetv2.diagnosis import check
     from resnetv2.digits import demo
-    from resnetv2.errors import ConfigError, DataError, Error, Interrupted, MissingExtra, ModelFileError
+    from resnetv2.errors import (
+        ConfigError,
+        ConvertError,
+        DataError,
+        DownloadError,
+        Error,
+        Interrupted,
+        MissingExtra,
+        ModelFileError,
+    )
     from resnetv2.evaluation.run import evaluate
     from resnetv2.inference import Classifier, Prediction, info, load, predict, verify
-    from resnetv2.model import ResNetV2, create_model
+    from resnetv2.model import ResNetV2
     from resnetv2.preprocess import Preprocessing
+    from resnetv2.published import convert, fetch
     from resnetv2.recipes import TrainConfig
     from resnetv2.training.run import train
+    from resnetv2.weights.catalogue import list_models
 
 
 def __getattr__(name: str) -> Any:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
 from resnetv2.errors import ConfigError, unknown
@@ -192,7 +191,7 @@ DIALECTS: dict[str, dict[str, Any]] = {
         "out_bias": True,
     },
     "torch7": {"stem_norm": True, "projection_input": "raw"},
-    "haiku": {"stem_pool": "same", "same_padding": True, "projection": "always"},
+    "haiku": {"stem_pool": "same", "same_padding": True},
 }
 
 _D = {"stem": "deep", "projection_pool": True}
@@ -228,8 +227,3 @@ def architecture(name: str, dialect: str = "torch", **changes: Any) -> ResNetV2C
     if dialect not in DIALECTS:
         raise ConfigError(unknown("dialect", dialect, DIALECTS))
     return ResNetV2Config.from_dict({**ARCHITECTURES[name], **DIALECTS[dialect], **changes})
-
-
-def list_models(pattern: str = "*") -> list[str]:
-    """Return the names that ``create_model`` knows and that match a shell pattern, such as "*50*"."""
-    return [name for name in ARCHITECTURES if fnmatchcase(name, pattern)]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.progress import ProgressColumn
 
 Counter = Callable[[int, int], None]  # called with what is done and the total
 
@@ -22,13 +23,30 @@ def talk() -> Console:
 @contextmanager
 def counting(what: str) -> Iterator[Counter]:
     """Show a bar while something is counted; the yielded function takes what is done and the total."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+    with _bar(what, MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn()) as count:
+        yield count
+
+
+@contextmanager
+def downloading(name: str) -> Iterator[Counter]:
+    """Show a bar while a file arrives; the yielded function takes the bytes here and the total, 0 if unknown."""
+    from rich.progress import DownloadColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    with _bar(name, DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn()) as count:
+        yield count
+
+
+@contextmanager
+def _bar(what: str, *columns: ProgressColumn) -> Iterator[Counter]:
+    from rich.progress import BarColumn, Progress, TextColumn
 
     console = talk()
-    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("left"), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+    first = (TextColumn("{task.description}", markup=False), BarColumn())
+    with Progress(*first, *columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total: bar.update(task, completed=done, total=total or None)
 
 
 def printable(text: str) -> str:

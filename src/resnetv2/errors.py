@@ -6,6 +6,7 @@
         ├── ModelFileError a model file that cannot be read or trusted
         ├── ConfigError    an architecture or a setting that cannot be
         ├── ConvertError   a published checkpoint that cannot be read, recognised or written
+        ├── DownloadError  a file that could not be fetched whole
         └── MissingExtra   a command that needs a package which is not installed
     KeyboardInterrupt
     └── Interrupted        a signal, after the run's state was saved
@@ -38,6 +39,10 @@ class ConfigError(Error):
 
 class ConvertError(Error):
     """A published checkpoint that is damaged, not recognised, or does not fit its network whole."""
+
+
+class DownloadError(Error):
+    """A file that is not there, not to be reached, or not the one that its publisher stated."""
 
 
 class MissingExtra(Error):

@@ -26,15 +26,24 @@ def replace_file(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_directory(path.parent)
+        rename_durably(temporary, path)
     except OSError as error:
         raise Error(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def rename_durably(source: Path, path: Path) -> None:
+    """Give the file ``source`` the name ``path`` in the same folder: its bytes are on the disk before the name is.
+
+    Raises:
+        OSError: the file system refused.
+    """
+    with source.open("rb+") as file:
+        os.fsync(file.fileno())
+    source.replace(path)
+    _sync_directory(path.parent)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from resnetv2.data.index import find_pictures
 from resnetv2.errors import ConfigError, DataError, MissingExtra, ModelFileError
 from resnetv2.preprocess import open_picture
+from resnetv2.published import locate
 from resnetv2.weights.modelfile import Golden, Header, ModelFile, read_header, read_model_file
 
 GOLDEN_TOLERANCE = 1e-4  # of the largest logit: other processors and versions round float32 differently, by about 1e-6
@@ -73,14 +74,19 @@ class Classifier:
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto") -> Self:
-        """Read a model file, check it, and make it ready on a device.
+        """Read a model file, or published weights by name, check them, and make them ready on a device.
+
+        Args:
+            path: a model file, or a name such as "resnet50v2.a1h_in1k", which is fetched once and then kept.
+            device: "auto", "cpu", "cuda", "mps".
 
         Raises:
+            DownloadError: published weights cannot be fetched.
             ModelFileError: the file is missing, damaged, foreign, newer, tampered with, or does not fit together.
             ConfigError: no such device.
             MissingExtra: torch is not installed.
         """
-        return cls.from_file(read_model_file(Path(path)), device)
+        return cls.from_file(read_model_file(locate(path)), device)
 
     @classmethod
     def from_file(cls, file: ModelFile, device: str = "auto") -> Self:
@@ -89,7 +95,8 @@ class Classifier:
             from resnetv2.runtime.pytorch import TorchSession, build_model, choose_device
         except ModuleNotFoundError as error:
             raise MissingExtra("running a .safetensors model file", "train") from error
-        session = TorchSession(build_model(file), file.header.preprocessing, choose_device(device))
+        model = build_model(file.header.architecture, file.weights)
+        session = TorchSession(model, file.header.preprocessing, choose_device(device))
         return cls(file.header, session)
 
     @property
@@ -109,6 +116,8 @@ class Classifier:
         """Answer every picture in order; one that cannot be read is answered with its error."""
         if top < 1:
             raise ConfigError(f"top must be at least 1, got {top}")
+        if not self.classes:
+            raise ConfigError("the network has no head: it answers with features, not with labels")
         batch: list[tuple[str, np.ndarray | str]] = []
         for path in pictures:
             try:
@@ -141,7 +150,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 
 def load(model: str | Path, device: str = "auto") -> Classifier:
-    """Load a model file; see ``Classifier.load``."""
+    """Load a model file, or published weights by name; see ``Classifier.load``."""
     return Classifier.load(model, device)
 
 
@@ -188,7 +197,7 @@ def expand(pictures: Sequence[str | Path]) -> list[Path]:
 
 def info(model: str | Path) -> dict[str, Any]:
     """Return the header of a model file as plain values; no weight is read and torch is not needed."""
-    return {"path": str(model), **read_header(Path(model)).to_dict()}
+    return {"path": str(model), **read_header(locate(model)).to_dict()}
 
 
 def verify(model: str | Path, device: str = "auto") -> Verification:
@@ -197,7 +206,7 @@ def verify(model: str | Path, device: str = "auto") -> Verification:
     Raises:
         ModelFileError: the file cannot be read, holds no golden samples, or no longer gives the logits it promised.
     """
-    file = read_model_file(Path(model))
+    file = read_model_file(locate(model))
     if not file.golden.pictures:
         raise ModelFileError(f"{model} holds no golden samples to replay")
     result = compare_golden(str(model), Classifier.from_file(file, device), file.golden)

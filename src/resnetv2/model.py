@@ -8,15 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
-from resnetv2.config import ResNetV2Config, Unit, architecture
+from resnetv2.config import ResNetV2Config, Unit
 from resnetv2.errors import ConfigError
+
+if TYPE_CHECKING:
+    from resnetv2.preprocess import Preprocessing
 
 # --- layers -----------------------------------------------------------------------------------------------------------
 
@@ -369,6 +372,7 @@ class ResNetV2(nn.Module):
         if memory not in ("saved", "recompute"):
             raise ConfigError(f"memory must be 'saved' or 'recompute', got {memory!r}")
         self.config = config
+        self.preprocessing: Preprocessing | None = None  # what the weights want to see, where they are not random
         self.memory = memory
         self.num_features = config.num_features
         norm = InputNorm(config.in_chans, config.norm_eps, config.norm_momentum) if config.input_norm else None
@@ -491,45 +495,3 @@ def feature_info(config: ResNetV2Config) -> FeatureInfo:
         module = f"stages.{unit.stage}.blocks.{unit.number}"
     info.append({"num_chs": config.num_features, "reduction": reduction, "module": "norm"})
     return info
-
-
-def create_model(
-    name: str,
-    pretrained: bool = False,
-    *,
-    num_classes: int = 1000,
-    in_chans: int = 3,
-    drop_rate: float = 0.0,
-    drop_path_rate: float = 0.0,
-    dialect: str = "torch",
-    features_only: bool = False,
-    out_indices: Sequence[int] | None = None,
-    memory: str = "saved",
-    zero_init_last: bool = False,
-    **changes: Any,
-) -> ResNetV2 | FeatureMaps:
-    """Build a ResNet-v2 by name, in timm's words.
-
-    Args:
-        name: an architecture such as "resnet50v2"; ``resnetv2.list_models()`` lists them.
-        pretrained: refused for a bare architecture: which weights would they be?
-        num_classes: 0 gives pooled features.
-        dialect: whose ResNet-v2: "torch" (timm), "keras", "slim", "bit", "gluon" …
-        features_only: return a model that gives feature maps at strides 4, 8, 16, 32.
-        out_indices: which maps, counted from 0; all of them if None.
-        changes: any field of ``ResNetV2Config``, such as ``stem="3x3"`` or ``width_factor=2``.
-        drop_rate, drop_path_rate, memory, zero_init_last: see ``ResNetV2``.
-
-    Raises:
-        ConfigError: unknown name, dialect or field, or a value out of range; or ``pretrained``.
-    """
-    if pretrained:
-        raise ConfigError(f"{name} names an architecture, without published weights; resnetv2.load reads a model file")
-    classes = 0 if features_only else num_classes  # a head that nothing reads would get no gradient
-    config = architecture(name, dialect, num_classes=classes, in_chans=in_chans, **changes)
-    model = ResNetV2(
-        config, drop_rate=drop_rate, drop_path_rate=drop_path_rate, memory=memory, zero_init_last=zero_init_last
-    )
-    if not features_only:
-        return model
-    return FeatureMaps(model, range(len(model.feature_info)) if out_indices is None else out_indices)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,13 @@ INTERPOLATION = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
-FITS = ("shortest", "squash")
+FITS = ("shortest", "squash", "square")
+SAMPLING = {  # of which filters each is published
+    "antialias": tuple(INTERPOLATION),
+    "half_pixel": ("bilinear", "bicubic"),
+    "asymmetric": ("bilinear",),
+}
+CROP_OFFSET: dict[str, Callable[[float], int]] = {"round": round, "floor": math.floor}
 
 Image.init()  # every plugin, now: Pillow would load them at the first rare format, which is not safe among threads
 
@@ -38,12 +45,19 @@ Image.init()  # every plugin, now: Pillow would load them at the first rare form
 class Preprocessing(Plain):
     """How an RGB picture becomes the network's input.
 
-    The picture is resized so that its shortest side ("shortest") or both sides ("squash") have ``resize`` pixels, with
-    Pillow's antialiased filters; the central square of ``image_size`` pixels is cut out; then (pixel - mean) / std, in
-    units of 0 to 255, channels in RGB order.
+    The centre of the picture, ``central_fraction`` of both its sides, is resized: so that its shortest side has
+    ``resize`` pixels ("shortest"), or both sides have ("squash"), or its largest central square becomes one of that
+    side ("square"). The central square of ``image_size`` pixels is cut out; then (pixel - mean) / std, in units of
+    0 to 255, channels in RGB order.
+
+    A pixel of the result is the weighted mean of the pixels around one place of the picture: of as many as fall
+    together there ("antialias", Pillow's filters), or of only the two ("bilinear") or four ("bicubic", Keys 1981 with
+    a = -0.5) nearest in each direction, where pixels are small squares ("half_pixel": OpenCV, TensorFlow 2) or points
+    on a grid that begins in the first of them ("asymmetric": TensorFlow 1). The last two are ONNX's words. The result
+    is rounded to whole levels of grey, ties to even, and cut to 0 … 255. ``docs/dialects.md`` tells who needs what.
 
     Raises:
-        ConfigError: naming the field that is out of range.
+        ConfigError: naming the fields that are out of range.
     """
 
     noun = "preprocessing field"
@@ -54,30 +68,42 @@ class Preprocessing(Plain):
     interpolation: str = "bicubic"
     mean: tuple[float, float, float] = (127.5, 127.5, 127.5)
     std: tuple[float, float, float] = (127.5, 127.5, 127.5)
+    central_fraction: float = 1.0  # of both sides, kept before resizing
+    sampling: str = "antialias"
+    crop_offset: str = "round"  # half a pixel of a centred crop: "round" (ties to even, torchvision) | "floor"
 
     def __post_init__(self) -> None:
-        problems = list(self._mistyped())
+        problems = list(self._mistyped()) or list(self._out_of_range())
         if problems:
             raise ConfigError("; ".join(problems))
+
+    def _out_of_range(self) -> Iterator[str]:
         if not 1 <= self.image_size <= self.resize <= MAX_SIDE:
             got = f"got {self.image_size} with resize {self.resize}"
-            raise ConfigError(f"image_size must lie in 1 … resize, and resize be at most {MAX_SIDE}, {got}")
-        if self.fit not in FITS:
-            raise ConfigError(f"fit must be one of {', '.join(map(repr, FITS))}, got {self.fit!r}")
+            yield f"image_size must lie in 1 … resize, and resize be at most {MAX_SIDE}, {got}"
+        for name, allowed in (("fit", FITS), ("sampling", SAMPLING), ("crop_offset", CROP_OFFSET)):
+            if getattr(self, name) not in allowed:
+                yield f"{name} must be one of {', '.join(map(repr, allowed))}, got {getattr(self, name)!r}"
         if self.interpolation not in INTERPOLATION:
-            raise ConfigError(unknown("interpolation", self.interpolation, INTERPOLATION))
+            yield unknown("interpolation", self.interpolation, INTERPOLATION)
+        elif self.interpolation not in SAMPLING.get(self.sampling, INTERPOLATION):
+            known = ", ".join(map(repr, SAMPLING[self.sampling]))
+            yield f"sampling {self.sampling!r} needs interpolation {known}, got {self.interpolation!r}"
+        if not 0 < self.central_fraction <= 1:
+            yield f"central_fraction must lie above 0 and be at most 1, got {self.central_fraction!r}"
         numbers = [type(v) in (int, float) and math.isfinite(v) for v in (*self.mean, *self.std)]
         if len(self.mean) != 3 or len(self.std) != 3 or not all(numbers) or min(self.std) <= 0:
-            raise ConfigError(f"mean and std must be three numbers, std above 0, got {self.mean!r} and {self.std!r}")
+            yield f"mean and std must be three numbers, std above 0, got {self.mean!r} and {self.std!r}"
 
     def __call__(self, picture: Image.Image) -> np.ndarray:
-        """Resize and crop an RGB picture. Returns uint8 (image_size, image_size, 3), RGB."""
-        if self.fit == "shortest":
-            picture = _shorten(picture)
-        width, height = self._resized(picture.width, picture.height)
-        if (width, height) != picture.size:
-            picture = picture.resize((width, height), INTERPOLATION[self.interpolation])
-        left, top = round((width - self.image_size) / 2), round((height - self.image_size) / 2)
+        """Cut, resize and crop an RGB picture. Returns uint8 (image_size, image_size, 3), RGB."""
+        picture = self._cut(picture)
+        size = self._resized(*picture.size)
+        left, top = (CROP_OFFSET[self.crop_offset]((side - self.image_size) / 2) for side in size)
+        if self.sampling != "antialias":
+            return self._sample(np.asarray(picture), size, (left, top))
+        if size != picture.size:
+            picture = picture.resize(size, INTERPOLATION[self.interpolation])
         return np.asarray(picture.crop((left, top, left + self.image_size, top + self.image_size)))
 
     def decode(self, pictures: Sequence[Path | bytes]) -> np.ndarray:
@@ -88,12 +114,63 @@ class Preprocessing(Plain):
         """
         return np.stack([self(open_picture(picture)) for picture in pictures])
 
+    def _cut(self, picture: Image.Image) -> Image.Image:
+        """Cut out what is resized."""
+        if self.central_fraction < 1:  # as tf.image.central_crop rounds
+            picture = _trim(picture, *(int((side - side * self.central_fraction) / 2) for side in picture.size))
+        if self.fit == "square":
+            shortest = min(picture.size)
+            left, top = ((side - shortest) // 2 for side in picture.size)
+            return picture.crop((left, top, left + shortest, top + shortest))
+        return _shorten(picture) if (self.fit, self.sampling) == ("shortest", "antialias") else picture
+
     def _resized(self, width: int, height: int) -> tuple[int, int]:
-        if self.fit == "squash":
+        if self.fit != "shortest":
             return self.resize, self.resize
+        if self.sampling == "asymmetric":
+            # TensorFlow's official models multiply in float32, which loses a pixel of a side here and there.
+            ratio = np.float32(self.resize) / np.float32(min(width, height))
+            w, h = (max(int(np.float32(side) * ratio), self.image_size) for side in (width, height))
+            return w, h
         if width <= height:
             return self.resize, int(self.resize * height / width)
         return int(self.resize * width / height), self.resize
+
+    def _sample(self, pixels: np.ndarray, size: tuple[int, int], start: tuple[int, int]) -> np.ndarray:
+        """Resize (H, W, 3) to ``size`` and crop at ``start``, both (horizontal, vertical), without antialiasing."""
+        shift = 0.5 if self.sampling == "half_pixel" else 0.0
+        for axis in (0, 1) if pixels.shape[0] > pixels.shape[1] else (1, 0):  # the longer first: less memory
+            side = pixels.shape[axis]
+            places = (np.arange(self.image_size) + start[1 - axis] + shift) * (side / size[1 - axis]) - shift
+            indices, weights = _taps(self.interpolation, places, side)
+            weights = weights[..., None] if axis else weights[..., None, None]  # beside (H, W, 3)
+            terms = (pixels.take(index, axis) * weight for index, weight in zip(indices, weights, strict=True))
+            pixels = reduce(np.add, terms)
+        rounded: np.ndarray = np.rint(pixels).clip(0, 255).astype(np.uint8)
+        return rounded
+
+
+def _taps(interpolation: str, places: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the pixels that each place is the mean of, and their float32 weights, both (2 or 4, places).
+
+    Beyond the border there is nothing: what is within gets all of the weight.
+    """
+    reach = 1 if interpolation == "bilinear" else 2
+    if interpolation == "bicubic":  # TensorFlow looks these weights up in a table of 1024 steps a pixel
+        places = np.floor(places) + np.rint(places % 1 * 1024) / 1024
+    indices = np.floor(places).astype(np.intp) + np.arange(1 - reach, 1 + reach)[:, None]
+    distance = np.abs(places - indices)
+    weights = 1 - distance
+    if interpolation == "bicubic":
+        near = (1.5 * distance - 2.5) * distance**2 + 1
+        weights = np.where(distance < 1, near, ((2.5 - 0.5 * distance) * distance - 4) * distance + 2)
+    weights *= (indices >= 0) & (indices < side)
+    return indices.clip(0, side - 1), (weights / weights.sum(axis=0)).astype(np.float32)
+
+
+def _trim(picture: Image.Image, left: int, top: int) -> Image.Image:
+    """Cut as much off the right as off the left, and off the bottom as off the top."""
+    return picture.crop((left, top, picture.width - left, picture.height - top)) if left or top else picture
 
 
 def _shorten(picture: Image.Image) -> Image.Image:
@@ -102,8 +179,7 @@ def _shorten(picture: Image.Image) -> Image.Image:
     What remains is its middle, to the pixel, and far more than the central square and the filters' reach.
     """
     longest = _LONGEST * min(picture.size)
-    left, top = (max(side - longest, 0) // 2 for side in picture.size)
-    return picture.crop((left, top, picture.width - left, picture.height - top)) if left or top else picture
+    return _trim(picture, *(max(side - longest, 0) // 2 for side in picture.size))
 
 
 def open_picture(source: Path | bytes) -> Image.Image:

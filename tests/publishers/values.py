@@ -23,7 +23,7 @@ def value_of(name, shape, out_axis=0):
     random. Scales below 1 keep the sum over many residual units within float32.
 
     Args:
-        name: in the publisher's file; variances are told by "var", scales by "gamma" in it.
+        name: in the publisher's file; variances are told by "var", scales by "gamma" or "scale" in it.
         shape: in the publisher's layout.
         out_axis: of the output channels: 0 in (out, in, h, w), -1 in (h, w, in, out).
     """
@@ -31,7 +31,7 @@ def value_of(name, shape, out_axis=0):
     if len(shape) > 1:
         fan_in = np.prod(shape) / shape[out_axis]
         return (generator.normal(size=shape) * (2 / fan_in) ** 0.5).astype(np.float32)
-    low, high = (0.5, 1.5) if "var" in name else (0.4, 0.8) if "gamma" in name else (-0.2, 0.2)
+    low, high = (0.5, 1.5) if "var" in name else (0.4, 0.8) if "gamma" in name or "scale" in name else (-0.2, 0.2)
     return generator.uniform(low, high, shape).astype(np.float32)
 
 

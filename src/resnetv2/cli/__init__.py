@@ -13,10 +13,21 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from resnetv2 import __version__
-from resnetv2.cli import check, demo, evaluate, info, models, predict, train, verify
+from resnetv2.cli import check, convert, demo, evaluate, fetch, info, models, predict, train, verify
 from resnetv2.errors import Error, Interrupted
 
-COMMANDS = (demo, check, train, evaluate, predict, verify, info, models)  # in the order in which a newcomer meets them
+COMMANDS = (
+    demo,
+    check,
+    train,
+    evaluate,
+    predict,
+    verify,
+    info,
+    models,
+    fetch,
+    convert,
+)  # in the order in which a newcomer meets them
 EPILOG = "exit codes: 0 done, 1 a bug of resnetv2, 2 something to mend (said on stderr), 130 or 143 stopped by a signal"
 
 

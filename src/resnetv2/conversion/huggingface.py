@@ -17,7 +17,8 @@ def _names(config: ResNetV2Config) -> dict[str, str]:
 
 def _geometry(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
     text = "the repository's preprocessor_config.json decides; the 448 pixels of its conversion script are assumed"
-    return Geometry(Preprocessing(image_size=448, resize=448, interpolation="bilinear"), text)
+    preprocessing = Preprocessing(image_size=448, resize=448, interpolation="bilinear", crop_offset="floor")
+    return Geometry(preprocessing, text)
 
 
 HUGGINGFACE = Publisher(

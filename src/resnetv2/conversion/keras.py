@@ -1,11 +1,23 @@
-"""Keras: Applications, KerasHub and KerasCV, by the names of layers or by Keras 3's numbers of layers."""
+"""Keras: Applications, KerasHub, KerasCV and qubvel's models, by names of layers or by Keras 3's numbers of layers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
 
-from resnetv2.config import ResNetV2Config
-from resnetv2.conversion.publisher import TENSORFLOW, Geometry, Publisher, Style, always, count_modules, name_modules
+from resnetv2.config import DIALECTS, ResNetV2Config
+from resnetv2.conversion.mxnet import symbol_geometry, symbol_names
+from resnetv2.conversion.publisher import (
+    TENSORFLOW,
+    Geometry,
+    Publisher,
+    Style,
+    Tensors,
+    always,
+    count_modules,
+    name_modules,
+)
+from resnetv2.conversion.tensorflow import AS_TRAINED
 from resnetv2.preprocess import Preprocessing
 from resnetv2.shapes import Module, modules
 
@@ -67,14 +79,23 @@ def _applications(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
     )
 
 
+# Their origin, TF-Slim's weights without the background, by names, graph and figures; no file was compared
+_AS_TRAINED: tuple[dict[str, Any], Geometry] = ({"stem_pool": "same", "norm_eps": 1e-5}, AS_TRAINED)
+
+
 def _hub(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
-    return Geometry(Preprocessing(), "KerasHub's bicubic filter is not antialiased, ours is")
+    return Geometry(Preprocessing(fit="square", sampling="half_pixel"), "")
 
 
 def _cv(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
     text = "KerasCV fixes the scaling (division by 255) alone; 224 pixels, resized with bilinear, are assumed"
     black_to_white = Preprocessing(interpolation="bilinear", mean=(0.0, 0.0, 0.0), std=(255.0, 255.0, 255.0))
     return Geometry(black_to_white, text)
+
+
+def _headless_cv(tensors: Tensors, measured: Mapping[str, Any]) -> dict[str, dict[str, Any]]:  # noqa: ARG001
+    """Offer KerasCV's graph for backbones alone: its classifiers nest their backbone, which changes the numbers."""
+    return {} if measured["num_classes"] else {"kerascv": DIALECTS["kerascv"]}
 
 
 KERAS = Publisher(
@@ -85,6 +106,7 @@ KERAS = Publisher(
     dialects=always("keras"),
     order=_graph_order,
     geometry=_applications,
+    as_trained=_AS_TRAINED,
     aliases=_LEGACY,
     ignored=_EXTRAS,
 )
@@ -113,24 +135,47 @@ KERASCV = Publisher(
     ignored=_EXTRAS,
 )
 
-KERAS_NUMBERED = Publisher(
-    name="keras-numbered",
+KERAS3 = Publisher(
+    name="keras3",
     title="Keras Applications in Keras 3's file",
     style=_NUMBERED,
     names=_numbered,
     dialects=always("keras"),
     order=_graph_order,
     geometry=_applications,
+    as_trained=_AS_TRAINED,
     ignored=_EXTRAS,
 )
 
-KERASHUB_NUMBERED = Publisher(
-    name="kerashub-numbered",
+KERASHUB3 = Publisher(
+    name="kerashub3",
     title="KerasHub in Keras 3's file",
     style=_NUMBERED,
     names=_numbered,
     dialects=always("torch"),
     order=_graph_order,
     geometry=_hub,
+    ignored=_EXTRAS,
+)
+
+KERASCV3 = Publisher(
+    name="kerascv3",
+    title="KerasCV's backbone in Keras 3's file",
+    style=_NUMBERED,
+    names=_numbered,
+    dialects=_headless_cv,
+    order=_graph_order,
+    geometry=_cv,
+    ignored=_EXTRAS,
+)
+
+QUBVEL = Publisher(
+    name="qubvel",
+    title="qubvel's classification_models",
+    style=TENSORFLOW,
+    names=symbol_names,
+    dialects=always("symbol"),
+    geometry=symbol_geometry,
+    aliases=_LEGACY,
     ignored=_EXTRAS,
 )

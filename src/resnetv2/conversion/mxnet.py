@@ -5,12 +5,19 @@ Their norm on the pixels stores a scale that MXNet ignores: here it is 1, whatev
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from resnetv2.config import ResNetV2Config
 from resnetv2.conversion.publisher import Geometry, Publisher, Style, always, name_modules
 from resnetv2.preprocess import Preprocessing
 
 _IMAGENET = Preprocessing(
-    resize=256, interpolation="bilinear", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)
+    resize=256,
+    interpolation="bilinear",
+    mean=(123.675, 116.28, 103.53),
+    std=(58.395, 57.12, 57.375),
+    sampling="half_pixel",
+    crop_offset="floor",
 )
 _SCALE = {"weight": "gamma", "bias": "beta"}
 _GLUON: Style = {
@@ -72,7 +79,9 @@ def _export_names(config: ResNetV2Config) -> dict[str, str]:
     return name_modules(config, fixed, unit)
 
 
-def _symbol_names(config: ResNetV2Config) -> dict[str, str]:
+def symbol_names(config: ResNetV2Config) -> dict[str, str]:
+    """Return the names that MXNet had before Gluon, by ours."""
+
     def unit(stage: int, number: int, part: str) -> str:
         name = "sc" if part == "downsample.conv" else part.replace("norm", "bn")
         return f"stage{stage + 1}_unit{number + 1}_{name}"
@@ -82,11 +91,12 @@ def _symbol_names(config: ResNetV2Config) -> dict[str, str]:
 
 
 def _geometry(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
-    return Geometry(_IMAGENET, "MXNet's bilinear filter is not antialiased, ours is")
+    return Geometry(_IMAGENET, "")
 
 
-def _symbol_geometry(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
-    raw = Preprocessing(resize=256, interpolation="bilinear", mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+def symbol_geometry(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
+    """Return how MXNet prepared pictures before Gluon."""
+    raw = replace(_IMAGENET, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
     return Geometry(raw, "pixels of 0 to 255 as they are; the published 224 pixels of 256, bilinear, are assumed")
 
 
@@ -114,7 +124,7 @@ SYMBOL = Publisher(
     name="symbol",
     title="MXNet before Gluon",
     style=_SYMBOL,
-    names=_symbol_names,
+    names=symbol_names,
     dialects=always("symbol"),
-    geometry=_symbol_geometry,
+    geometry=symbol_geometry,
 )

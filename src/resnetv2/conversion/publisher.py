@@ -44,7 +44,7 @@ TENSORFLOW: Style = {  # names and layouts of TensorFlow's and Keras's layers
 class Geometry(NamedTuple):
     """How a publisher prepares pictures, and what of that ``Preprocessing`` cannot say exactly ("": nothing)."""
 
-    preprocessing: Preprocessing | None
+    preprocessing: Preprocessing
     caveat: str
 
 
@@ -61,6 +61,13 @@ class Publisher:
     order: Callable[[ResNetV2Config], Iterable[Module]] = modules  # in which their file has the modules
     aliases: tuple[tuple[str, str], ...] = ()  # (pattern, replacement): takes prefixes and counters off their names
     ignored: str = r"(?!)"  # names of tensors that are no weights, as a pattern; by default none
+    as_trained: tuple[dict[str, Any], Geometry] | None = (
+        None  # config fields and pictures the weights were trained with
+    )
+    background: bool = False  # class 0 of 1001 is the background
+    prepare: Callable[[dict[str, np.ndarray]], dict[str, np.ndarray]] = (
+        dict  # takes in what our network has no place for
+    )
 
     def tidy(self, source: Tensors) -> tuple[dict[str, np.ndarray], list[str]]:
         """Return the weights by their plain names, and the names of the known extras that were left out.
@@ -82,7 +89,7 @@ class Publisher:
                 weights[plain] = value
         if twice:
             raise ConvertError(f"{self.title}: names that mean the same tensor twice: {', '.join(twice[:12])}")
-        return weights, extras
+        return self.prepare(weights), extras
 
     def rules(self, config: ResNetV2Config) -> list[Rule]:
         """Return the table that leads from their tensors to those of ``ResNetV2(config)``."""

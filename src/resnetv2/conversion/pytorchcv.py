@@ -35,7 +35,14 @@ def _dialects(tensors: Tensors, measured: Mapping[str, Any]) -> dict[str, dict[s
 
 def _geometry(config: ResNetV2Config) -> Geometry:
     if config.stem == "3x3":
-        return Geometry(None, "pytorchcv publishes no preprocessing for CIFAR and SVHN beside their training scripts")
+        cifar = Preprocessing(
+            image_size=32,
+            resize=32,
+            interpolation="bilinear",
+            mean=(125.307, 122.961, 113.8575),
+            std=(51.5865, 50.847, 51.255),
+        )
+        return Geometry(cifar, "the training scripts of CIFAR and SVHN take pictures of 32 pixels and resize nothing")
     imagenet = Preprocessing(
         resize=256, interpolation="bilinear", mean=(123.675, 116.28, 103.53), std=(58.395, 57.12, 57.375)
     )

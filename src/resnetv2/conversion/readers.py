@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import struct
+import tarfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from zipfile import BadZipFile, ZipFile
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from resnetv2.conversion.formats import budget
+from resnetv2.conversion.formats.archive import GZIP, TAR, TAR_PLACE, unpack_tar, unpack_zip
+from resnetv2.conversion.formats.bfloat16 import widen_bfloat16
 from resnetv2.conversion.formats.hdf5 import read_hdf5, read_keras
 from resnetv2.conversion.formats.npz import read_npz
 from resnetv2.conversion.formats.onnx import read_onnx
 from resnetv2.conversion.formats.params import MAGIC, read_params
 from resnetv2.conversion.formats.pickled import read_pickled
+from resnetv2.conversion.formats.preset import read_preset, refuse_head_alone
+from resnetv2.conversion.formats.sstable import MAGIC as SSTABLE
+from resnetv2.conversion.formats.tensorflow import read_tensorflow
+from resnetv2.conversion.formats.torch7 import detect_torch7, read_torch7
+from resnetv2.conversion.location import files_of, locate, only_checkpoint
 from resnetv2.errors import ConvertError, Error
 
 _DAMAGE = (
@@ -34,18 +45,31 @@ _DAMAGE = (
     TypeError,
     ValueError,
     struct.error,
+    tarfile.TarError,
     zlib.error,
 )  # what readers of damaged bytes raise
 
 
 def read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    """Return the tensors of a .safetensors file by name; bfloat16, which NumPy lacks, is an error."""
+    """Return the tensors of a .safetensors file by name; bfloat16, which NumPy lacks, becomes float32 exactly."""
     taken = budget.Budget()
-    with safe_open(path, "numpy") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping, it has only keys()
+    with safe_open(path, "numpy") as file:  # checks the header: what stands in it can be trusted from here on
+        kinds = {name: file.get_slice(name).get_dtype() for name in file.keys()}  # noqa: SIM118  it has only keys()
+        tensors = {name: file.get_tensor(name) for name, kind in kinds.items() if kind != "BF16"}
+    for name in kinds.keys() - tensors.keys():
+        tensors[name] = _bfloat16(path, name)
     for name, value in tensors.items():
         taken.take(name, value.shape, value.dtype)
     return tensors
+
+
+def _bfloat16(path: Path, name: str) -> np.ndarray:
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        entry = json.loads(file.read(size))[name]
+    start, end = entry["data_offsets"]
+    bits = np.fromfile(path, "<u2", (end - start) // 2, offset=8 + size + start)
+    return widen_bfloat16(bits).reshape(entry["shape"])
 
 
 READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
@@ -56,23 +80,38 @@ READERS: dict[str, Callable[[Path], dict[str, np.ndarray]]] = {
     "onnx": read_onnx,
     "params": read_params,
     "pytorch": read_pickled,
+    "torch7": read_torch7,
+    "tensorflow": read_tensorflow,
+    "preset": read_preset,
 }
+
+_MARKS = {  # format -> the first bytes
+    "hdf5": b"\x89HDF\r\n\x1a\n",
+    "params": MAGIC,
+    "pytorch": b"\x80",  # a pickle, as PyTorch wrote it before 1.6
+    "tar": GZIP,
+}
+
+ARCHIVES: dict[str, Callable[[Path, Path], None]] = {"tar": unpack_tar, "zip": unpack_zip}
 
 
 def read_tensors(path: Path) -> tuple[str, dict[str, np.ndarray]]:
-    """Return a file's format, a key of ``READERS``, and its tensors by the names in the file.
+    """Return a checkpoint's format, a key of ``READERS``, and its tensors by the names in it.
+
+    Args:
+        path: a file, what ``locate`` finds one by, or an archive with exactly one checkpoint in it.
 
     Raises:
-        ConvertError: missing, damaged, hostile, or in no known format.
+        ConvertError: missing, damaged, hostile, in no known format, or one of several.
         MissingExtra: the format needs a package that is not installed.
     """
-    if not path.is_file():
-        raise ConvertError(f"{path} is a folder; a file is expected" if path.is_dir() else f"no such file: {path}")
-    if path.stat().st_size > budget.MAX_BYTES:
+    file = locate(path, is_checkpoint)
+    if sum(part.stat().st_size for part in files_of(file)) > budget.MAX_BYTES:
         raise ConvertError(f"{path} is larger than {budget.MAX_BYTES >> 30} GiB, more than any ResNet-v2 needs")
     try:
-        kind = detect(path)
-        return kind, READERS[kind](path)
+        with _unpacked(file) as inner:
+            kind = detect(inner)
+            return kind, READERS[kind](inner)
     except ConvertError as error:
         raise ConvertError(f"{path}: {error}") from error
     except Error:
@@ -81,27 +120,60 @@ def read_tensors(path: Path) -> tuple[str, dict[str, np.ndarray]]:
         raise ConvertError(f"{path} is damaged: {type(error).__name__}: {error}") from error
 
 
+@contextmanager
+def _unpacked(file: Path) -> Iterator[Path]:
+    """Yield the checkpoint itself: the file, or the one in the archive that it is."""
+    kind = detect(file)
+    if kind in READERS:
+        yield file
+        return
+    with TemporaryDirectory() as folder:
+        ARCHIVES[kind](file, Path(folder))
+        yield only_checkpoint(Path(folder), is_checkpoint)
+
+
+def is_checkpoint(file: Path) -> bool:
+    """Tell whether a file is in one of the formats of ``READERS``, as far as ``detect`` looks."""
+    try:
+        return detect(file) in READERS
+    except (ConvertError, *_DAMAGE):
+        return False
+
+
 def detect(path: Path) -> str:
-    """Return the format of a file, a key of ``READERS``.
+    """Return the format of a file or of a preset's folder, a key of ``READERS`` or ``ARCHIVES``.
 
     Raises:
         ConvertError: none of them.
     """
-    with path.open("rb") as file:
-        start = file.read(16)
+    if path.is_dir():
+        return "preset"
+    start, end = _ends(path)
+    refuse_head_alone(path)
     if start.startswith(b"PK\3\4"):
         return _zip(path)
-    if start.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "hdf5"
     if start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
         return "safetensors"
-    if start.startswith(MAGIC):
-        return "params"
-    if start[:1] == b"\x80":  # a pickle, as PyTorch wrote it before 1.6
-        return "pytorch"
+    for kind, mark in _MARKS.items():
+        if start.startswith(mark):
+            return kind
+    if start[TAR_PLACE:].startswith(TAR):
+        return "tar"
+    if detect_torch7(start):
+        return "torch7"
+    if end == SSTABLE:
+        return "tensorflow"
     if path.suffix == ".onnx":  # a protobuf message has no mark of its own
         return "onnx"
-    raise ConvertError(f"none of the known formats: {', '.join(READERS)}")
+    raise ConvertError(f"none of the known formats: {', '.join((*READERS, *ARCHIVES))}")
+
+
+def _ends(path: Path) -> tuple[bytes, bytes]:
+    """Return the first 512 bytes and the last 8."""
+    with path.open("rb") as file:
+        start = file.read(512)
+        file.seek(max(0, path.stat().st_size - 8))
+        return start, file.read(8)
 
 
 def _zip(path: Path) -> str:
@@ -111,4 +183,4 @@ def _zip(path: Path) -> str:
         return "keras"
     if any(name.endswith("/data.pkl") for name in names):
         return "pytorch"
-    return "npz"
+    return "npz" if any(name.endswith(".npy") for name in names) else "zip"

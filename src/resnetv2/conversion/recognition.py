@@ -9,13 +9,14 @@ import numpy as np
 
 from resnetv2.config import ResNetV2Config
 from resnetv2.conversion.huggingface import HUGGINGFACE
-from resnetv2.conversion.keras import KERAS, KERAS_NUMBERED, KERASCV, KERASHUB, KERASHUB_NUMBERED
+from resnetv2.conversion.keras import KERAS, KERAS3, KERASCV, KERASCV3, KERASHUB, KERASHUB3, QUBVEL
 from resnetv2.conversion.mxnet import GLUON, ONNX_ZOO, SYMBOL
 from resnetv2.conversion.publisher import Publisher
 from resnetv2.conversion.pytorchcv import PYTORCHCV
 from resnetv2.conversion.rules import misfits, report
 from resnetv2.conversion.tensorflow import BIT, OFFICIAL, SLIM
 from resnetv2.conversion.timm import TIMM
+from resnetv2.conversion.torch7 import TORCH7
 from resnetv2.errors import ConfigError, ConvertError, unknown
 from resnetv2.shapes import tensor_shapes
 
@@ -24,10 +25,12 @@ PUBLISHERS = {
     for publisher in (
         TIMM,
         KERAS,
-        KERAS_NUMBERED,
+        KERAS3,
         KERASHUB,
-        KERASHUB_NUMBERED,
+        KERASHUB3,
         KERASCV,
+        KERASCV3,
+        QUBVEL,
         SLIM,
         OFFICIAL,
         BIT,
@@ -36,6 +39,7 @@ PUBLISHERS = {
         ONNX_ZOO,
         SYMBOL,
         PYTORCHCV,
+        TORCH7,
     )
 }
 

@@ -1,7 +1,7 @@
 """Weights between a publisher's names and ours: a table of rules, read forwards or backwards, whole or not at all.
 
 A rule is (their tensor, our tensor, what to do with the numbers). Every operation has an exact inverse: numbers are
-moved, never computed, so that a tensor written back has the bytes it was read with.
+moved, never computed, so that a tensor written back has the bytes it was read with. float16 alone is widened.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ OPS = {
 
 
 def read(source: Mapping[str, np.ndarray], rules: Iterable[Rule], config: ResNetV2Config) -> dict[str, np.ndarray]:
-    """Return the weights of ``source`` by our names, laid out as ours.
+    """Return the weights of ``source`` by our names, laid out as ours; float16 as float32, float64 as it is.
 
     Args:
         source: their tensors by name; nothing in it may be left over.
@@ -64,9 +64,9 @@ def read(source: Mapping[str, np.ndarray], rules: Iterable[Rule], config: ResNet
         if rule.op == "ones":
             weights[rule.ours] = np.ones(shapes[rule.ours], np.float32)
         else:
-            weights[rule.ours] = np.array(
-                OPS[rule.op].read(source[rule.theirs]), order="C"
-            )  # a copy: files are read-only
+            value = OPS[rule.op].read(source[rule.theirs])
+            dtype = np.float32 if value.dtype == np.float16 else value.dtype
+            weights[rule.ours] = np.array(value, dtype, order="C")  # a copy: files are read-only
     return weights
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from resnetv2.config import ResNetV2Config
 from resnetv2.conversion.publisher import TENSORFLOW, Geometry, Publisher, Style, always, count_modules, name_modules
 from resnetv2.preprocess import Preprocessing
@@ -27,6 +29,20 @@ _BIT_PARTS = {
     **{f"norm{n}": f"{letter}/group_norm" for n, letter in enumerate("abc", 1)},
 }
 _BIT: Style = {**TENSORFLOW, "dense": {"weight": ("{}/kernel", "conv_dense"), "bias": ("{}/bias", "same")}}
+_BACKGROUND = "class 0 is the background"
+
+
+AS_TRAINED = Geometry(  # TF-Slim's Inception preprocessing for evaluation
+    Preprocessing(
+        image_size=299,
+        resize=299,
+        fit="squash",
+        interpolation="bilinear",
+        central_fraction=0.875,
+        sampling="asymmetric",
+    ),
+    "",
+)
 
 
 def _slim_names(config: ResNetV2Config) -> dict[str, str]:
@@ -55,24 +71,26 @@ def _bit_names(config: ResNetV2Config) -> dict[str, str]:
 
 
 def _slim_geometry(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
-    text = (
-        "TF-Slim cuts out the central 87.5 % of both sides first and squashes that to 299 pixels (bilinear, not "
-        "antialiased), pixels as x / 127.5 - 1: a Preprocessing cannot say this; class 0 is the background"
-    )
-    return Geometry(None, text)
+    text = f"224 pixels are TF-Slim's default, 299 those of the variant as-trained; {_BACKGROUND}"
+    return Geometry(replace(AS_TRAINED.preprocessing, image_size=224, resize=224), text)
 
 
 def _official_geometry(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
-    mean = (123.68, 116.78, 103.94)
-    preprocessing = Preprocessing(resize=256, interpolation="bilinear", mean=mean, std=(1.0, 1.0, 1.0))
-    text = "TensorFlow's bilinear filter is not antialiased, ours is; class 0 is the background"
-    return Geometry(preprocessing, text)
+    preprocessing = Preprocessing(
+        resize=256,
+        interpolation="bilinear",
+        mean=(123.68, 116.78, 103.94),
+        std=(1.0, 1.0, 1.0),
+        sampling="asymmetric",
+        crop_offset="floor",
+    )
+    return Geometry(preprocessing, _BACKGROUND)
 
 
 def _bit_geometry(config: ResNetV2Config) -> Geometry:  # noqa: ARG001
     text = (
-        "480 pixels are BiT's own rule for large pictures, without antialiasing, ours has it; "
-        "distilled checkpoints take the size in their file's name"
+        "480 pixels are BiT's own rule for large pictures, antialiased as in its PyTorch code (its TensorFlow code is "
+        "not: sampling='half_pixel'); distilled checkpoints take the size in their file's name"
     )
     return Geometry(Preprocessing(image_size=480, resize=480, fit="squash", interpolation="bilinear"), text)
 
@@ -84,8 +102,10 @@ SLIM = Publisher(
     names=_slim_names,
     dialects=always("slim"),
     geometry=_slim_geometry,
-    aliases=((r"^resnet_v2_\d+/", ""),),
-    ignored=r"^global_step$|/Momentum$|/ExponentialMovingAverage$",
+    as_trained=({}, AS_TRAINED),
+    aliases=((r"^(module(_\d+)?/)?resnet_v2_\d+/", ""),),  # module/: a network of TensorFlow Hub within another graph
+    ignored=r"^global_step$|/(Momentum|RMSProp(_1)?|ExponentialMovingAverage)$",
+    background=True,
 )
 
 OFFICIAL = Publisher(
@@ -97,6 +117,7 @@ OFFICIAL = Publisher(
     geometry=_official_geometry,
     aliases=((r"^resnet_model/", ""),),
     ignored=r"^global_step$|/Momentum$|^(current_)?loss_scale",
+    background=True,
 )
 
 BIT = Publisher(

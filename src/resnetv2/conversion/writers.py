@@ -11,10 +11,12 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from resnetv2.config import ResNetV2Config
-from resnetv2.conversion.formats.hdf5 import write_legacy_keras
+from resnetv2.conversion.formats.hdf5 import write_keras, write_legacy_keras
+from resnetv2.conversion.formats.keras_graph import functional_config
 from resnetv2.conversion.publisher import Publisher
 from resnetv2.conversion.recognition import PUBLISHERS
 from resnetv2.conversion.rules import write
+from resnetv2.conversion.zoo import write_zoo
 from resnetv2.errors import ConvertError, unknown
 from resnetv2.files import replace_file
 
@@ -28,11 +30,13 @@ def write_checkpoint(path: Path | str, config: ResNetV2Config, weights: Mapping[
         path: the file; an old one of this name is replaced.
         config: the network that the weights are for; it must be one the publisher has.
         weights: float arrays by the names in ``ResNetV2(config)``, whole.
-        target: "timm" and "huggingface" (.safetensors), "bit" (.npz) or "keras" (the legacy .h5).
+        target: "timm" and "huggingface" (.safetensors), "bit" (.npz), "keras" (Keras 2's .h5, weights alone), "keras3"
+            (.keras: a whole model, for ``keras.saving.load_model``; it gives logits, pictures may have any height and
+            width) or "onnx-zoo" (.onnx).
 
     Raises:
         ConvertError: the publisher has no such network, or the weights are not whole.
-        MissingExtra: "keras" needs h5py.
+        MissingExtra: "keras" and "keras3" need h5py, "onnx-zoo" needs onnx.
         Error: the file system refused.
     """
     if target not in WRITERS:
@@ -71,9 +75,25 @@ def _write_npz(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
         np.savez(file, allow_pickle=False, **tensors)
 
 
+def _write_keras3(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+    (config,) = PUBLISHERS["keras3"].configs(tensors).values()
+    write_keras(path, functional_config(config), tensors)
+
+
 WRITERS: dict[str, Callable[[Path, Mapping[str, np.ndarray]], None]] = {
     "timm": _write_safetensors,
     "huggingface": _write_safetensors,
     "bit": _write_npz,
     "keras": write_legacy_keras,
+    "onnx-zoo": write_zoo,
+    "keras3": _write_keras3,
+}
+
+ENDINGS = {
+    "timm": ".safetensors",
+    "huggingface": ".safetensors",
+    "bit": ".npz",
+    "keras": ".h5",
+    "keras3": ".keras",
+    "onnx-zoo": ".onnx",
 }

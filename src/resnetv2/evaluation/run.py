@@ -43,7 +43,7 @@ def evaluate(
         confusion. Also ``skipped``: path and reason of each picture that was left out.
 
     Raises:
-        ConfigError: batch_size below 1, or an unknown ``on_bad_image``.
+        ConfigError: batch_size below 1, an unknown ``on_bad_image``, or a network without a head.
         DataError: no such split, other class names than the model's (both sets are listed), or an unreadable picture.
     """
     if batch_size < 1:
@@ -56,6 +56,8 @@ def evaluate(
         skipped = [{"path": index.paths[i], "reason": reason} for i, reason in wanted.items()]
         index = readable_index(index, reasons, on_bad_image)
     classifier = model if isinstance(model, Classifier) else load(model, device)
+    if not classifier.classes:
+        raise ConfigError(f"{model} has no head: it answers with features, not with labels")
     samples = match_classes(index, classifier.classes).split(split)
     logits = []
     done = 0

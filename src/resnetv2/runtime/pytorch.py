@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from resnetv2.config import ResNetV2Config
 from resnetv2.errors import ConfigError, ModelFileError
 from resnetv2.model import ResNetV2
 from resnetv2.preprocess import Preprocessing
@@ -97,16 +99,21 @@ def choose_device(name: str = "auto") -> torch.device:
     return device
 
 
-def build_model(file: ModelFile) -> ResNetV2:
-    """Build the network of a model file and give it the file's weights, all of them.
+def build_model(architecture: ResNetV2Config, weights: Mapping[str, np.ndarray], **options: Any) -> ResNetV2:
+    """Build a network and give it weights, all of them; it shares their memory.
+
+    Args:
+        architecture: the network.
+        weights: float32 arrays by name, as a model file has them.
+        options: of ``ResNetV2``, such as ``drop_rate``.
 
     Raises:
         ModelFileError: weights and architecture do not fit; every misfit is named.
     """
     with torch.device("meta"):
-        model = ResNetV2(file.header.architecture)
+        model = ResNetV2(architecture, **options)
     expected = {name: tuple(t.shape) for name, t in weights_of(model).items()}
-    given = {name: value.shape for name, value in file.weights.items()}
+    given = {name: value.shape for name, value in weights.items()}
     problems = [f"absent: {name}" for name in expected if name not in given]
     problems += [f"unknown: {name}" for name in given if name not in expected]
     problems += [
@@ -114,10 +121,10 @@ def build_model(file: ModelFile) -> ResNetV2:
         for name, shape in expected.items()
         if given.get(name, shape) != shape
     ]
-    problems += [f"{n} is {v.dtype}, expected float32" for n, v in file.weights.items() if v.dtype != np.float32]
+    problems += [f"{n} is {v.dtype}, expected float32" for n, v in weights.items() if v.dtype != np.float32]
     if problems:
         raise ModelFileError("the weights do not fit the architecture:\n  " + "\n  ".join(problems))
-    model.load_state_dict({name: torch.from_numpy(value) for name, value in file.weights.items()}, assign=True)
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()}, assign=True)
     return model
 
 
@@ -125,7 +132,8 @@ def model_file(model: ResNetV2, header: Header, pictures: Sequence[bytes], devic
     """Return the content of a model file: a network's weights, and its answers to ``pictures`` as golden samples."""
     weights = {name: value.detach().cpu().contiguous().numpy() for name, value in weights_of(model).items()}
     session = TorchSession(model, header.preprocessing, device)
-    return ModelFile(header, weights, Golden(tuple(pictures), session(header.preprocessing.decode(pictures))))
+    logits = [session(header.preprocessing.decode([picture])) for picture in pictures]  # a batch would need more memory
+    return ModelFile(header, weights, Golden(tuple(pictures), np.concatenate(logits)))
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:

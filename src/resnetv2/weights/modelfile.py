@@ -40,17 +40,22 @@ class Header:
 
     architecture: ResNetV2Config
     preprocessing: Preprocessing
-    classes: tuple[str, ...]  # by index of the logits
+    classes: tuple[str, ...]  # by index of the logits; none in a network without a head
     provenance: Mapping[str, Any] = field(default_factory=dict)  # source, licence, recipe, data
     metrics: Mapping[str, Any] = field(default_factory=dict)  # measured figures, each with its n
 
     def __post_init__(self) -> None:
-        if self.architecture.in_chans != 3 or self.architecture.num_classes < 1:
-            raise ConfigError("a model file holds a classifier of RGB pictures: in_chans 3, num_classes at least 1")
+        if self.architecture.in_chans != 3:
+            raise ConfigError(f"a model file is for RGB pictures: in_chans must be 3, got {self.architecture.in_chans}")
         if len(self.classes) != self.architecture.num_classes:
             raise ConfigError(f"{len(self.classes)} class names for {self.architecture.num_classes} classes")
         if len(set(self.classes)) != len(self.classes):
             raise ConfigError("class names must differ from each other")
+
+    @property
+    def num_outputs(self) -> int:
+        """Numbers that the network answers with: logits, or pooled features without a head."""
+        return self.architecture.num_classes or self.architecture.num_features
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON header."""
@@ -67,7 +72,7 @@ class Header:
 
 @dataclass(frozen=True)
 class Golden:
-    """Pictures with the answers expected for them: k encoded files, and float32 logits (k, num_classes)."""
+    """Pictures with the answers expected for them: k encoded files, and float32 logits (k, num_outputs)."""
 
     pictures: tuple[bytes, ...]
     logits: np.ndarray
@@ -113,10 +118,10 @@ def read_model_file(path: Path) -> ModelFile:
     read_header(path)  # a newer schema is said before a digest that it may compute otherwise
     values, tensors = read_sealed(path)
     header = _parse(path, values)
-    logits = tensors.pop(_LOGITS, np.zeros((0, len(header.classes)), np.float32))
+    logits = tensors.pop(_LOGITS, np.zeros((0, header.num_outputs), np.float32))
     count = sum(name.startswith(_PICTURE) for name in tensors)
     pictures = [tensors.pop(f"{_PICTURE}{number}", None) for number in range(count)]
-    if logits.shape != (count, len(header.classes)) or any(p is None for p in pictures):
+    if logits.shape != (count, header.num_outputs) or any(p is None for p in pictures):
         raise ModelFileError(f"{path} is damaged: its golden samples are not whole")
     return ModelFile(header, tensors, Golden(tuple(p.tobytes() for p in pictures if p is not None), logits))
 

@@ -36,6 +36,17 @@ def write_sealed(path: Path, header: Mapping[str, Any], tensors: Mapping[str, np
             raise OSError(str(error)) from error
 
 
+def is_sealed(path: Path) -> bool:
+    """Tell whether a path is a file that ``write_sealed`` wrote, without looking further than its metadata."""
+    if not path.is_file():
+        return False
+    try:
+        with safe_open(path, "numpy") as file:
+            return _KEY in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
+
+
 def read_seal(path: Path) -> dict[str, Any]:
     """Return the header alone. Fast: no tensor is read, so the digest is not checked.
 

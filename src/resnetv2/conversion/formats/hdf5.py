@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
+from zipfile import ZipFile, ZipInfo
 
 import numpy as np
 
@@ -99,3 +100,28 @@ def write_legacy_keras(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
             group.attrs["weight_names"] = np.array([f"{name}:0".encode() for name in names])
             for name in names:
                 group.create_dataset(f"{name}:0", data=tensors[name])
+
+
+def write_keras(path: Path, config: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> None:
+    """Write a .keras archive, which ``keras.saving.load_model`` opens. The same content gives the same bytes.
+
+    Args:
+        path: the file.
+        config: the model's config.json.
+        tensors: arrays by their paths in the archive's file of weights, such as "layers/conv2d/vars/0".
+
+    Raises:
+        MissingExtra: h5py is not installed.
+    """
+    weights = io.BytesIO()
+    with _h5py().File(weights, "w") as file:
+        for name, value in tensors.items():
+            file.create_dataset(name, data=value)
+    members = {
+        "metadata.json": json.dumps({"keras_version": "3.0.0"}).encode(),  # the first whose layout this is
+        "config.json": json.dumps(config).encode(),
+        _MEMBER: weights.getvalue(),
+    }
+    with ZipFile(path, "w") as archive:
+        for name, data in members.items():
+            archive.writestr(ZipInfo(name), data)

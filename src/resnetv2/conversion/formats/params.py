@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import struct
 from pathlib import Path
 
 import numpy as np
 
 from resnetv2.conversion.formats.budget import MAX_TENSORS, Budget
+from resnetv2.conversion.formats.cursor import Cursor
 from resnetv2.errors import ConvertError
 
 MAGIC = (0x112).to_bytes(8, "little")
@@ -21,18 +21,18 @@ def read_params(path: Path) -> dict[str, np.ndarray]:
     Raises:
         ConvertError: a damaged file, sparse arrays, or sizes that are not what they claim.
     """
-    cursor = _Cursor(path.read_bytes())
+    cursor = Cursor(path.read_bytes())
     if cursor.take(8) != MAGIC:
         raise ConvertError("no MXNet parameter file")
     cursor.number("<Q")  # reserved
-    count = cursor.count()
+    count = _count(cursor)
     arrays = [_array(cursor) for _ in range(count)]
-    if cursor.count() != count:
+    if _count(cursor) != count:
         raise ConvertError("there are not as many names as arrays")
     budget = Budget()
     tensors = {}
     for array in arrays:
-        name = cursor.take(cursor.number("<Q")).decode("utf-8")
+        name = bytes(cursor.take(cursor.number("<Q"))).decode("utf-8")
         budget.take(name, array.shape, array.dtype)
         tensors[name] = array
     if cursor.place != len(cursor.data):
@@ -40,30 +40,14 @@ def read_params(path: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-class _Cursor:
-    """A place in bytes that cannot be read past their end."""
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-        self.place = 0
-
-    def take(self, length: int) -> bytes:
-        if not 0 <= length <= len(self.data) - self.place:
-            raise ConvertError(f"the file ends before {length:,} more bytes")
-        self.place += length
-        return self.data[self.place - length : self.place]
-
-    def number(self, form: str) -> int:
-        return int(struct.unpack(form, self.take(struct.calcsize(form)))[0])
-
-    def count(self) -> int:
-        count = self.number("<Q")
-        if count > MAX_TENSORS:
-            raise ConvertError(f"the file claims {count:,} tensors")
-        return count
+def _count(cursor: Cursor) -> int:
+    count = cursor.number("<Q")
+    if count > MAX_TENSORS:
+        raise ConvertError(f"the file claims {count:,} tensors")
+    return count
 
 
-def _array(cursor: _Cursor) -> np.ndarray:
+def _array(cursor: Cursor) -> np.ndarray:
     shape = _shape(cursor)
     cursor.take(8)  # the device it was on
     kind = cursor.number("<i")
@@ -74,7 +58,7 @@ def _array(cursor: _Cursor) -> np.ndarray:
     return np.frombuffer(cursor.take(size), dtype).reshape(shape)
 
 
-def _shape(cursor: _Cursor) -> list[int]:
+def _shape(cursor: Cursor) -> list[int]:
     magic = cursor.number("<I")
     modern = magic in (_V1, _V2, _V3)
     if magic in (_V2, _V3) and cursor.number("<i") != 0:
