@@ -76,13 +76,14 @@ def test_what_needs_no_torch_works_where_torch_cannot_be_imported(model, data, t
     (blocked / "torch" / "__init__.py").write_text(
         "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')"
     )
+    path = os.pathsep.join([str(blocked), os.environ.get("PYTHONPATH", "")])
     for words in (["info", model], ["models"], ["check", data, "--html", tmp_path / "page.html"]):
-        assert command(*words, PYTHONPATH=str(blocked)).returncode == 0
-    done = command("predict", model, data / "test", PYTHONPATH=str(blocked))
+        assert command(*words, PYTHONPATH=path).returncode == 0
+    done = command("predict", model, data / "test", PYTHONPATH=path)
     assert done.returncode == 2
     assert 'pip install "resnetv2[train]"' in done.stderr
     assert "Traceback" not in done.stderr
-    done = command("train", data, "--out", tmp_path / "run", PYTHONPATH=str(blocked))
+    done = command("train", data, "--out", tmp_path / "run", PYTHONPATH=path)
     assert done.returncode == 2
     assert 'pip install "resnetv2[train]"' in done.stderr
 
