@@ -44,6 +44,8 @@ bench: .venv/.dev  ## the figures of BENCHMARKS.md
 	$(BIN)/python benchmarks/train_speed.py
 	$(BIN)/python benchmarks/train_memory.py
 	$(BIN)/python benchmarks/convert_speed.py
+	$(BIN)/python benchmarks/check_speed.py
+	$(BIN)/python benchmarks/load_speed.py
 
 clean:
 	$(PYTHON) -c "import shutil; shutil.rmtree('.venv')"

@@ -2,12 +2,22 @@
 
 import os
 import sys
+import tempfile
 
 import pytest
+from hypothesis import settings
 
 # Before torch is imported. The tensors of tests are too small to share out, and beside another busy process two threads
 # that wait for each other took a hundred times as long as one.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile("untimed", deadline=None)  # how long a call takes is the machine's affair
+settings.load_profile("untimed")
+
+
+# For the whole run and the processes it starts: tests neither read nor fill the cache of who runs them.
+_CACHE = tempfile.TemporaryDirectory(prefix="resnetv2-cache-")
+os.environ["RESNETV2_CACHE"] = _CACHE.name
 
 
 @pytest.fixture(autouse=True)

@@ -41,7 +41,9 @@ def test_help_lists_every_command_and_each_has_help():
         assert "usage: resnetv2" in parser.format_help()
 
 
-@pytest.mark.parametrize("name", ["train", "evaluate", "predict", "verify", "info", "demo", "fetch", "convert"])
+@pytest.mark.parametrize(
+    "name", ["train", "check", "evaluate", "predict", "verify", "info", "demo", "fetch", "convert", "pack"]
+)
 def test_every_command_equals_one_public_function_with_the_same_argument_names(name):
     options = {action.dest for action in subparsers()[name]._actions} - {"help", "json"}
     parameters = set(inspect.signature(getattr(resnetv2, name)).parameters) - {"progress"}
@@ -74,13 +76,14 @@ def test_what_needs_no_torch_works_where_torch_cannot_be_imported(model, data, t
     (blocked / "torch" / "__init__.py").write_text(
         "raise ModuleNotFoundError(\"No module named 'torch'\", name='torch')"
     )
-    for words in (["info", model], ["models"]):
-        assert command(*words, PYTHONPATH=str(blocked)).returncode == 0
-    done = command("predict", model, data / "test", PYTHONPATH=str(blocked))
+    path = os.pathsep.join([str(blocked), os.environ.get("PYTHONPATH", "")])
+    for words in (["info", model], ["models"], ["check", data, "--html", tmp_path / "page.html"]):
+        assert command(*words, PYTHONPATH=path).returncode == 0
+    done = command("predict", model, data / "test", PYTHONPATH=path)
     assert done.returncode == 2
     assert 'pip install "resnetv2[train]"' in done.stderr
     assert "Traceback" not in done.stderr
-    done = command("train", data, "--out", tmp_path / "run", PYTHONPATH=str(blocked))
+    done = command("train", data, "--out", tmp_path / "run", PYTHONPATH=path)
     assert done.returncode == 2
     assert 'pip install "resnetv2[train]"' in done.stderr
 
@@ -96,6 +99,21 @@ def test_models_lists_filters_and_refuses_what_matches_nothing():
     done = command("models", "vgg*")
     assert done.returncode == 2
     assert "no architecture and no published weights match 'vgg*'" in done.stderr
+
+
+def test_check_prints_a_table_or_json_and_exits_with_2_on_an_error_alone(data, tmp_path):
+    done = command("check", data)
+    assert done.returncode == 0
+    assert done.stdout.startswith("24 pictures in 3 classes, 24 readable\n")
+    bad = shutil.copytree(data, tmp_path / "bad")
+    (bad / "train" / "red" / "000.png").write_bytes(b"")
+    done = command("check", bad)
+    assert done.returncode == 2
+    assert "cannot be read" in done.stdout
+    assert "000.png (the file is empty)" in done.stdout
+    done = command("check", bad, "--on-bad-image", "skip", "--json")
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["findings"][0]["items"][0]["note"] == "the file is empty"
 
 
 def test_train_evaluate_predict_verify_and_info_from_the_shell(data, tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resnetv2.errors import Error
-from resnetv2.files import replace_file, write_json
+from resnetv2.files import new_folder, replace_file, write_json
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
@@ -222,3 +222,50 @@ def test_what_is_no_json_leaves_the_old_file_and_no_other(tmp_path):
         write_json(tmp_path / "x.json", {"a": object()})
     assert (tmp_path / "x.json").read_text() == "1\n"
     assert names(tmp_path) == ["x.json"]
+
+
+# --- folders ---
+
+
+def test_a_folder_takes_its_name_when_the_block_ends(tmp_path):
+    path = tmp_path / "new" / "folder"
+    with new_folder(path) as temporary:
+        (temporary / "file").write_text("x")
+        assert not path.exists()
+    assert names(path) == ["file"]
+    assert names(path.parent) == ["folder"]
+
+
+def test_a_block_that_raises_leaves_no_folder(tmp_path):
+    def fail():
+        with new_folder(tmp_path / "folder") as temporary:
+            (temporary / "file").write_text("x")
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        fail()
+    assert names(tmp_path) == []
+
+
+def test_what_a_killed_writer_left_is_cleared_away(tmp_path):
+    code = """
+import os, pathlib, signal, sys
+from resnetv2.files import new_folder
+with new_folder(pathlib.Path(sys.argv[1])) as temporary:
+    (temporary / "old").write_text("x")
+    os.kill(os.getpid(), signal.SIGTERM)
+"""
+    assert python(code, tmp_path / "folder").returncode != 0
+    assert names(tmp_path) == [".folder.tmp"]
+    with new_folder(tmp_path / "folder") as temporary:
+        (temporary / "new").write_text("x")
+    assert names(tmp_path) == ["folder"]
+    assert names(tmp_path / "folder") == ["new"]
+
+
+def test_a_folder_that_holds_something_is_refused_and_an_empty_one_is_taken(tmp_path):
+    with new_folder(tmp_path) as temporary:  # it is there, and empty
+        (temporary / "file").write_text("x")
+    with pytest.raises(Error, match="exists and is not an empty folder"), new_folder(tmp_path):
+        pass
+    assert names(tmp_path) == ["file"]

@@ -1,17 +1,18 @@
 import gc
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pictures import encode, noise, write_dataset
-from PIL import Image
+from pictures import encode, noise, write_dataset, write_picture
 
 from resnetv2.data import load
+from resnetv2.data.augment import Augment
 from resnetv2.data.index import Samples, read_index
-from resnetv2.data.load import Augment, Loader, batch_bounds, border_colour
+from resnetv2.data.load import Budget, Loader, batch_bounds
 from resnetv2.errors import DataError
 from resnetv2.preprocess import Preprocessing, open_picture
 
@@ -97,6 +98,13 @@ def test_no_samples_make_no_batches():
     assert list(Loader(Samples((), np.zeros(0, np.int64)), 4, SIZE).batches()) == []
 
 
+@pytest.mark.parametrize("workers", [1, 2, 3, 30])
+@pytest.mark.parametrize("size", [1, 7, 8, 9, 21])
+def test_tasks_of_several_pictures_fill_batches_of_any_size(samples, size, workers):
+    found = np.concatenate([batch.pictures for batch in Loader(samples, size, SIZE, workers=workers).batches()])
+    np.testing.assert_array_equal(found, SIZE.decode(samples.paths))
+
+
 @given(st.integers(0, 300), st.integers(1, 40), st.integers(1, 2))
 def test_batches_cover_every_sample_once_in_even_parts(count, batch_size, least):
     bounds = batch_bounds(count, batch_size, least)
@@ -162,85 +170,82 @@ def test_only_a_few_batches_are_decoded_ahead(samples, monkeypatch):
         assert len(asked) == loader.bounds[taken + 2][1]  # those taken, and three more
 
 
-# --- augmentation ---
+def test_fewer_batches_are_decoded_ahead_where_they_are_large(samples, monkeypatch):
+    monkeypatch.setattr(load, "_AHEAD_BYTES", 2 * (2 * 3 * 8 * 8))  # two batches
+    asked = []
 
-SHARES = st.floats(1e-9, 1).flatmap(lambda low: st.floats(low, 1).map(lambda high: (low, high)))
-RATIOS = st.floats(0.01, 100).flatmap(lambda low: st.floats(low, 100).map(lambda high: (low, high)))
+    class Pool(ThreadPoolExecutor):
+        def submit(self, *args):
+            asked.append(args)
+            return super().submit(*args)
 
-
-@given(st.integers(1, 5000), st.integers(1, 5000), SHARES, RATIOS, st.integers(0, 2**32))
-def test_the_crop_lies_within_the_picture(width, height, scale, ratio, seed):
-    box = Augment(scale=scale, ratio=ratio, hflip=0.5)._box(width, height, np.random.default_rng(seed))
-    left, top, right, bottom = np.float32(box)  # as Pillow takes them
-    assert 0 <= left < right <= width
-    assert 0 <= top < bottom <= height
-
-
-@given(st.integers(1, 60), st.integers(1, 60), SHARES, RATIOS, st.integers(1, 20), st.integers(0, 2**32))
-def test_any_picture_becomes_a_square_of_the_size(width, height, scale, ratio, size, seed):
-    found = Augment(scale=scale, ratio=ratio, hflip=0.5)(noise(width, height), size, np.random.default_rng(seed))
-    assert found.shape == (size, size, 3)
-    assert found.dtype == np.uint8
+    monkeypatch.setattr(load, "ThreadPoolExecutor", Pool)
+    batches = Loader(Samples(samples.paths[:20], samples.labels[:20]), 2, SIZE, workers=2).batches()
+    for taken in range(1, 5):
+        next(batches)
+        assert len(asked) == 2 * (taken + 2)  # each batch is two tasks for two threads
+    monkeypatch.setattr(load, "_AHEAD_BYTES", 1)
+    assert len(list(Loader(samples, 2, SIZE).batches())) == 11, "one batch is always decoded ahead"
 
 
-def test_the_crop_keeps_the_share_and_the_shape_asked_for():
-    for seed in range(200):
-        box = Augment(scale=(0.25, 0.5), ratio=(0.8, 1.25), hflip=0)._box(1000, 1000, np.random.default_rng(seed))
-        width, height = box[2] - box[0], box[3] - box[1]
-        # w·h and w/h of the square roots, each a few roundings of 1e-16 from the bounds
-        assert 0.25 - 1e-9 <= width * height / 1e6 <= 0.5 + 1e-9
-        assert 0.8 - 1e-9 <= width / height <= 1.25 + 1e-9
+# --- pictures that are kept decoded ---
 
 
-def test_crops_reach_every_corner():
-    boxes = [AUGMENT._box(100, 50, np.random.default_rng(seed)) for seed in range(500)]
-    assert min(b[0] for b in boxes) < 5
-    assert max(b[2] for b in boxes) > 95
-    assert min(b[1] for b in boxes) < 2.5
-    assert max(b[3] for b in boxes) > 47.5
+@pytest.fixture
+def opened(monkeypatch):
+    """Count the pictures that are decoded."""
+    seen = []
+    monkeypatch.setattr(load, "open_picture", lambda *args: seen.append(args[0]) or open_picture(*args))
+    return seen
 
 
-def test_a_probability_of_one_mirrors_and_of_none_does_not():
-    picture = noise(20, 30)
-    for seed in range(20):
-        plain, mirrored = (
-            Augment(scale=(0.3, 1), ratio=(0.75, 4 / 3), hflip=p)(picture, 8, np.random.default_rng(seed))
-            for p in (0, 1)
-        )
-        np.testing.assert_array_equal(mirrored, plain[:, ::-1])
-        assert (mirrored != plain).any()
+@pytest.mark.parametrize("augment", [None, AUGMENT])
+@pytest.mark.parametrize("kept", [0, 1, 5, 21])
+def test_kept_pictures_are_decoded_once_and_change_no_bit(samples, opened, augment, kept):
+    each = 3 * (8 if augment is None else 12) ** 2 + 256  # of evaluation the 8 pixels seen, of training all 12
+    loader = Loader(samples, 4, SIZE, augment, 3, 2, Budget(kept * each))
+    plain = Loader(samples, 4, SIZE, augment, 3, 2)
+    for epoch in range(3):
+        opened.clear()
+        found = listed(loader.batches(epoch))
+        assert len(opened) == (21 - kept if epoch else 21)
+        assert found == listed(plain.batches(epoch))
 
 
-def test_half_of_the_pictures_are_mirrored():
-    picture, augment = noise(8, 8), Augment(scale=(1, 1), ratio=(1, 1), hflip=0.5)
-    same = sum(
-        np.array_equal(augment(picture, 8, np.random.default_rng(seed)), np.asarray(picture)) for seed in range(400)
-    )
-    assert 160 <= same <= 240  # 200 ± 4 standard deviations of a fair coin; the seeds are fixed
+def test_pictures_of_twice_the_side_are_not_kept_for_training(samples, opened):
+    loader = Loader(samples, 4, Preprocessing(image_size=6, resize=6), AUGMENT, 3, 2, Budget(10**6))
+    for _ in range(2):
+        opened.clear()
+        list(loader.batches())
+        assert len(opened) == 21
 
 
-def test_the_whole_of_a_square_is_the_picture_itself():
-    whole = Augment(scale=(1, 1), ratio=(1, 1), hflip=0)
-    picture = noise(16, 16)
-    resized = {picture.resize((5, 5), f).tobytes() for f in (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)}
-    found = {whole(picture, 5, np.random.default_rng(seed)).tobytes() for seed in range(20)}
-    assert found == resized
-    np.testing.assert_array_equal(whole(picture, 16, np.random.default_rng(0)), np.asarray(picture))
+def test_loaders_spend_one_budget_together_and_never_more(samples):
+    budget = Budget(10 * (3 * 8 * 8 + 256) + 100)
+    loaders = [Loader(samples, 4, SIZE, workers=4, budget=budget) for _ in range(3)]
+    for loader in loaders:
+        list(loader.batches())
+    kept = [array for loader in loaders for array in loader._kept.values()]
+    assert len(kept) == 10
+    assert budget.left == 100
 
 
-def test_the_generator_alone_decides():
-    one, same, other = (AUGMENT(noise(40, 40), 8, np.random.default_rng(seed)) for seed in (1, 1, 2))
-    np.testing.assert_array_equal(one, same)
-    assert (one != other).any()
+def test_jpegs_decoded_smaller_are_the_same_with_and_without_kept_pictures(tmp_path):
+    for i, side in enumerate([6, 11, 15, 16, 17, 30, 64, 90]):
+        write_picture(tmp_path / "train" / "ab"[i % 2] / f"{i}.jpg", noise(side, side + i % 2, i))
+    some = read_index(tmp_path).split("all")
+    augment = replace(AUGMENT, dct_scaling=True, scale=(0.3, 2.0))
+    kept, plain = (Loader(some, 3, SIZE, augment, 1, 2, Budget(size)) for size in (10**6, 0))
+    for epoch in range(4):
+        assert listed(kept.batches(epoch)) == listed(plain.batches(epoch))
+    assert len(kept._kept) == 3
 
 
-def test_a_crop_larger_than_the_picture_shows_more_of_the_paper_around_it():
-    picture = Image.new("RGB", (20, 20), (250, 240, 230))
-    picture.paste((0, 0, 0), (8, 8, 12, 12))
-    augment = Augment(scale=(4, 4), ratio=(1, 1), hflip=0)
-    pixels = augment(picture, 40, np.random.default_rng(0))
-    dark = (pixels.max(axis=2) < 100).sum()
-    assert 8 <= dark <= 24, "a 4×4 mark in a 20×20 picture shown at its own scale is 16 pixels, less its blurred rim"
-    assert (pixels[0] == (250, 240, 230)).all()
-    assert (pixels[:, -1] == (250, 240, 230)).all()
-    assert border_colour(picture) == (250, 240, 230)
+def test_the_loader_tells_how_long_its_threads_worked(samples):
+    loader = Loader(samples, 4, SIZE, workers=2)
+    assert loader.seconds == 0
+    list(loader.batches())
+    once = loader.seconds
+    assert once > 0
+    list(loader.batches())
+    assert loader.seconds > once

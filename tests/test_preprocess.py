@@ -13,7 +13,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 from pictures import encode, noise
-from PIL import Image, features
+from PIL import ExifTags, Image, features
 
 from resnetv2.errors import ConfigError, DataError
 from resnetv2.preprocess import FITS, FORMATS, INTERPOLATION, MAX_PIXELS, Preprocessing, open_picture
@@ -341,6 +341,61 @@ def test_the_budget_is_kept_to_the_pixel(monkeypatch):
     monkeypatch.setattr("resnetv2.preprocess.MAX_PIXELS", 63)
     with pytest.raises(DataError, match=r"^8×8 pixels, more than the 63 allowed$"):
         open_picture(data)
+
+
+# --- JPEGs decoded smaller ---
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("times", [1, 2, 4, 8])
+def test_a_jpeg_is_decoded_as_many_times_smaller_as_asked(mode, progressive, times):
+    data = encode(noise(83, 50).convert(mode), "JPEG", progressive=progressive)
+    asked = []
+    picture = open_picture(data, lambda *size: asked.append(size) or times)
+    assert asked == [(83, 50)]
+    assert picture.mode == "RGB"
+    assert picture.size == (-(-83 // times), -(-50 // times))
+    if times == 1:
+        assert picture.tobytes() == open_picture(data).tobytes()
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_asked_about_is_that_of_the_upright_picture(orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    asked = []
+    picture = open_picture(encode(noise(80, 48), "JPEG", exif=exif), lambda *size: asked.append(size) or 2)
+    assert asked == [(80, 48) if orientation < 5 else (48, 80)]
+    assert picture.size == tuple(side // 2 for side in asked[0])
+
+
+@pytest.mark.parametrize("format", [name for name in ENCODABLE if name != "JPEG"])
+def test_no_other_format_is_decoded_smaller(format):  # noqa: A002
+    data = encode(noise(40, 30), format)
+    assert open_picture(data, lambda *_: 8).tobytes() == open_picture(data).tobytes()
+
+
+def test_a_truncated_jpeg_is_refused_at_any_scale():
+    data = encode(noise(200, 200), "JPEG")
+    for times in (2, 4, 8):
+        with pytest.raises(DataError, match="damaged picture"):
+            open_picture(data[: len(data) // 2], lambda *_: times)  # noqa: B023  called at once
+
+
+def test_a_jpeg_above_the_budget_is_refused_before_anything_is_asked(monkeypatch):
+    monkeypatch.setattr("resnetv2.preprocess.MAX_PIXELS", 99)
+    with pytest.raises(DataError, match="more than the 99 allowed"):
+        open_picture(encode(noise(10, 10), "JPEG"), lambda *_: pytest.fail("asked"))
+
+
+def test_whatever_has_bytes_can_be_read(tmp_path):
+    class Member:
+        def read_bytes(self):
+            return data
+
+    data = encode(noise(5, 5))
+    assert open_picture(Member()).tobytes() == noise(5, 5).tobytes()
 
 
 # --- threads ---

@@ -1,8 +1,10 @@
 """The training run: what it writes, that it learns, that it stops and goes on without losing anything."""
 
+import csv
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,10 +15,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from pictures import noise, write_picture
 from PIL import Image
-from runs import SETTINGS, TINY, write_colours
+from runs import COLOURS, SETTINGS, TINY, write_colours
 
 import resnetv2
+from resnetv2.data.index import read_index
+from resnetv2.data.load import Loader
 from resnetv2.errors import ConfigError, DataError, Error, Interrupted
 from resnetv2.recipes import TrainConfig
 from resnetv2.training.checkpoint import list_checkpoints
@@ -147,6 +152,76 @@ def test_a_run_killed_with_sigkill_resumes_to_the_bits_of_an_uninterrupted_run(t
     assert process.wait() == -signal.SIGKILL
     subprocess.run([*words, "--resume"], check=True, capture_output=True, timeout=120)
     same_files(trained.out, out)
+
+
+EVERY_AUGMENTATION = {"mixup": 0.2, "cutmix": 1.0, "random_erasing": 0.5, "auto_augment": "trivial"}
+
+
+def test_with_every_augmentation_a_stopped_run_ends_with_the_bits_of_an_uninterrupted_one(
+    trained, colours, tmp_path, monkeypatch
+):
+    options = {**TINY, **EVERY_AUGMENTATION, "save_minutes": 0}
+    whole = resnetv2.train(colours, out=tmp_path / "whole", set=options, **SETTINGS)
+    step = Run.take_step
+
+    def interrupted(self, batch, rate):
+        step(self, batch, rate)
+        if self.progress.step == 6:  # in the second epoch
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Run, "take_step", interrupted)
+    with pytest.raises(Interrupted):
+        resnetv2.train(colours, out=tmp_path / "parts", set=options, **SETTINGS)
+    monkeypatch.undo()
+    resnetv2.train(colours, out=tmp_path / "parts", resume=True, set={"workers": 1, "cache_mb": 0})
+    for name in ("best.safetensors", "last.safetensors"):
+        one, two = (weights(tmp_path / run / name) for run in ("whole", "parts"))
+        assert all(np.array_equal(one[key], two[key]) for key in one)
+    assert read_log(whole.out) == read_log(tmp_path / "parts")
+    name = "stem.conv.weight"
+    assert not np.array_equal(weights(whole.last)[name], weights(trained.last)[name])
+
+
+@pytest.mark.parametrize("setting", list(EVERY_AUGMENTATION.items()))
+def test_each_augmentation_alone_changes_the_run_and_its_figures_stay_finite(trained, colours, tmp_path, setting):
+    options = {**TINY, **dict([setting])}
+    result = resnetv2.train(colours, out=tmp_path / "run", set=options, **{**SETTINGS, "epochs": 1})
+    line = read_log(result.out)[0]
+    assert 0 < line["train_loss"] < 10
+    assert line["train_loss"] != read_log(trained.out)[0]["train_loss"]
+    assert 0 <= line["train_top1"] <= 1
+
+
+def test_pictures_kept_decoded_change_no_bit_of_a_run(trained, colours, tmp_path):
+    options = {**TINY, "save_minutes": 0, "cache_mb": 0}
+    other = resnetv2.train(colours, out=tmp_path / "run", set=options, **SETTINGS)
+    one, two = weights(trained.last), weights(other.last)
+    assert all(np.array_equal(one[name], two[name]) for name in one)
+
+
+def test_each_epoch_tells_whether_loader_or_model_was_the_limit(colours, tmp_path, capsys):
+    out = resnetv2.train(colours, out=tmp_path / "run", set=TINY, **{**SETTINGS, "epochs": 2}).out
+    lines = [json.loads(line) for line in (out / "speed.jsonl").read_text().splitlines()]
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("epoch")]
+    assert [line["epoch"] for line in lines] == [1, 2]
+    for line, sentence in zip(lines, said, strict=True):
+        rates = line["loader_images_per_s"], line["model_images_per_s"]
+        assert line["limit"] == ("loader" if rates[0] < rates[1] else "model")
+        assert f"({line['limit']}-bound)" in sentence
+        assert line["images_per_s"] <= rates[1]
+
+
+def test_a_slow_loader_is_told_as_the_limit(colours, tmp_path, monkeypatch):
+    picture = Loader._picture
+
+    def slow(self, *choice):
+        time.sleep(0.1)
+        return picture(self, *choice)
+
+    monkeypatch.setattr(Loader, "_picture", slow)
+    settings = {**SETTINGS, "epochs": 1}
+    out = resnetv2.train(colours, out=tmp_path / "run", set={**TINY, "workers": 1}, **settings).out
+    assert json.loads((out / "speed.jsonl").read_text())["limit"] == "loader"
 
 
 def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(trained, colours, tmp_path, capsys):
@@ -364,3 +439,86 @@ def test_golden_samples_carry_no_metadata_and_few_pixels(tmp_path):
     for encoded in read_model_file(result.best).golden.pictures:
         assert b"where I live" not in encoded
         assert max(Image.open(io.BytesIO(encoded)).size) == 64, "twice the network's 32"
+
+
+# --- splits, groups, uneven classes ---
+
+
+def splits_of(out):
+    with (out / "index.csv").open(newline="") as file:
+        return {row["image_path"]: row["split"] for row in csv.DictReader(file)}
+
+
+@pytest.fixture(scope="module")
+def unsplit(tmp_path_factory):
+    """Pictures of three colours without a split, each of which a "film" shows twice."""
+    root = tmp_path_factory.mktemp("data") / "unsplit"
+    for kind, (name, colour) in enumerate(COLOURS.items()):
+        for i in range(12):
+            picture = Image.blend(noise(40, 40, 100 * kind + i), Image.new("RGB", (40, 40), colour), 0.5)
+            write_picture(root / name / f"film{i}-a.png", picture)
+            write_picture(root / name / f"film{i}-b.jpg", picture, quality=90)
+    return root
+
+
+def test_a_run_keeps_copies_and_groups_in_one_split_and_saves_it(unsplit, tmp_path):
+    settings = {**SETTINGS, "epochs": 1}
+    alone = resnetv2.train(unsplit, out=tmp_path / "alone", set=TINY, **settings).out
+    splits = splits_of(alone)
+    assert all(splits[path] == splits[path.replace("a.png", "b.jpg")] for path in splits if path.endswith("a.png"))
+    grouped = resnetv2.train(unsplit, out=tmp_path / "films", group_by=r"film\d+", set=TINY, **settings).out
+    films = {}
+    for path, split in splits_of(grouped).items():
+        films.setdefault(path.split("/")[1].split("-")[0], set()).add(split)
+    assert len(films) == 12
+    assert all(len(found) == 1 for found in films.values())
+    assert json.loads((grouped / "config.json").read_text())["group_by"] == r"film\d+"
+
+
+def test_resuming_refuses_pictures_that_changed_and_names_them(colours, tmp_path):
+    data = shutil.copytree(colours, tmp_path / "data")
+    out = resnetv2.train(data, out=tmp_path / "run", set=TINY, **{**SETTINGS, "epochs": 1}).out
+    assert resnetv2.train(data, out=out, resume=True).epochs == 1
+    write_picture(data / "val" / "red" / "001.png", noise(24, 24, 5))
+    with pytest.raises(DataError, match=r"1 of 54 pictures have changed since the run began") as caught:
+        resnetv2.train(data, out=out, resume=True)
+    assert str(caught.value).splitlines()[1:] == [f"  {data / 'val' / 'red' / '001.png'}"]
+
+
+@pytest.mark.parametrize("setting", [{"sampling": "balanced"}, {"class_weights": "balanced"}])
+def test_with_balanced_classes_a_stopped_run_ends_with_the_bits_of_an_uninterrupted_one(tmp_path, monkeypatch, setting):
+    data = write_colours(tmp_path / "data")
+    for path in sorted((data / "train" / "red").iterdir())[3:]:
+        path.unlink()
+    settings = {**TINY, **setting, "save_minutes": 0}
+    whole = resnetv2.train(data, out=tmp_path / "whole", set=settings, **SETTINGS)
+    plain = resnetv2.train(data, out=tmp_path / "plain", set=TINY, **SETTINGS)
+    assert whole.last.read_bytes() != plain.last.read_bytes(), "else the setting does nothing"
+    take_step, taken = Run.take_step, []
+
+    def stop_at_five(run, batch, rate):
+        take_step(run, batch, rate)
+        taken.append(rate)
+        if len(taken) == 5:
+            run.signal = signal.SIGTERM
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "take_step", stop_at_five)
+        with pytest.raises(Interrupted):
+            resnetv2.train(data, out=tmp_path / "stopped", set=settings, **SETTINGS)
+    resnetv2.train(data, out=tmp_path / "stopped", resume=True)
+    same_files(whole.out, tmp_path / "stopped")
+
+
+def test_balanced_weights_make_the_loss_of_rare_classes_count_more(tmp_path):
+    data = write_colours(tmp_path / "data")
+    for path in sorted((data / "train" / "red").iterdir())[2:]:
+        path.unlink()
+    config = TrainConfig(**SETTINGS, **TINY, class_weights="balanced").fitted(["blue", "green", "red"])
+    run = Run(config, read_index(data), tmp_path / "run")
+    assert torch.allclose(run.class_weights, torch.tensor([22 / 30, 22 / 30, 22 / 6]))
+
+
+def test_balanced_sampling_and_weights_together_are_refused(colours, tmp_path):
+    with pytest.raises(ConfigError, match="rare classes would count twice"):
+        resnetv2.train(colours, out=tmp_path / "run", set={"sampling": "balanced", "class_weights": "balanced"})

@@ -23,9 +23,11 @@ _PUBLIC = {
     "ModelFileError": "errors",
     "Prediction": "inference",
     "Preprocessing": "preprocess",
+    "Report": "data.check",
     "ResNetV2": "model",
     "ResNetV2Config": "config",
     "TrainConfig": "recipes",
+    "check": "diagnosis",
     "convert": "published",
     "create_model": "creation",
     "demo": "digits",
@@ -34,6 +36,7 @@ _PUBLIC = {
     "info": "inference",
     "list_models": "weights.catalogue",
     "load": "inference",
+    "pack": "data.packing",
     "predict": "inference",
     "train": "training.run",
     "verify": "inference",
@@ -51,10 +54,12 @@ __all__ = [
     "ModelFileError",
     "Prediction",
     "Preprocessing",
+    "Report",
     "ResNetV2",
     "ResNetV2Config",
     "TrainConfig",
     "__version__",
+    "check",
     "convert",
     "create_model",
     "demo",
@@ -63,6 +68,7 @@ __all__ = [
     "info",
     "list_models",
     "load",
+    "pack",
     "predict",
     "train",
     "verify",
@@ -71,6 +77,9 @@ __all__ = [
 if TYPE_CHECKING:
     from resnetv2.config import ResNetV2Config
     from resnetv2.creation import create_model
+    from resnetv2.data.check import Report
+    from resnetv2.data.packing import pack
+    from resnetv2.diagnosis import check
     from resnetv2.digits import demo
     from resnetv2.errors import (
         ConfigError,

@@ -47,3 +47,8 @@ def _bar(what: str, *columns: ProgressColumn) -> Iterator[Counter]:
     with Progress(*first, *columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total or None)
+
+
+def printable(text: str) -> str:
+    """Return text that any terminal and page takes: control characters and lone surrogates escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,35 @@ def replace_file(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path``; when the block ends well, it takes the name ``path``, durably.
+
+    A folder that a killed writer left is cleared away first. When the block raises, the temporary folder goes.
+
+    Raises:
+        Error: ``path`` exists and is no empty folder, or the file system refused.
+    """
+    path = path.resolve()  # "." has no name
+    temporary = path.parent / f".{path.name}.tmp"
+    try:
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise Error(f"{path} exists and is not an empty folder: choose another name")
+        if temporary.exists():
+            shutil.rmtree(temporary)
+        temporary.mkdir(parents=True)
+        yield temporary
+        _sync_directory(temporary)
+        if path.exists():
+            path.rmdir()
+        temporary.rename(path)
+        _sync_directory(path.parent)
+    except OSError as error:
+        raise Error(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def rename_durably(source: Path, path: Path) -> None:

@@ -20,9 +20,14 @@ _BATCH = 32
 
 
 class Session(Protocol):
-    """Whatever turns uint8 pictures (N, H, W, 3) RGB into logits float32 (N, num_classes)."""
+    """Whatever turns uint8 pictures (N, H, W, 3) RGB into logits float32 (N, num_classes).
+
+    Its ``features`` are what the network's head classifies, float32 (N, num_features).
+    """
 
     def __call__(self, pictures: np.ndarray) -> np.ndarray: ...
+
+    def features(self, pictures: np.ndarray) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)

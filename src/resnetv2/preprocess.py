@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
-from pathlib import Path
+from typing import Protocol
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from resnetv2.errors import ConfigError, DataError, unknown
 from resnetv2.plain import Plain
@@ -38,7 +38,16 @@ SAMPLING = {  # of which filters each is published
 }
 CROP_OFFSET: dict[str, Callable[[float], int]] = {"round": round, "floor": math.floor}
 
+_ON_ITS_SIDE = range(5, 9)  # EXIF orientations that swap width and height
+
 Image.init()  # every plugin, now: Pillow would load them at the first rare format, which is not safe among threads
+
+
+class Readable(Protocol):
+    """Where the bytes of a picture file are: a path, or a place inside a larger file."""
+
+    def read_bytes(self) -> bytes:
+        """Return all of them. Raises OSError or DataError."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,7 +115,7 @@ class Preprocessing(Plain):
             picture = picture.resize(size, INTERPOLATION[self.interpolation])
         return np.asarray(picture.crop((left, top, left + self.image_size, top + self.image_size)))
 
-    def decode(self, pictures: Sequence[Path | bytes]) -> np.ndarray:
+    def decode(self, pictures: Sequence[Readable | bytes]) -> np.ndarray:
         """Decode, resize and crop picture files. Returns uint8 (N, image_size, image_size, 3), RGB.
 
         Raises:
@@ -182,7 +191,7 @@ def _shorten(picture: Image.Image) -> Image.Image:
     return _trim(picture, *(max(side - longest, 0) // 2 for side in picture.size))
 
 
-def open_picture(source: Path | bytes) -> Image.Image:
+def open_picture(source: Readable | bytes, reduction: Callable[[int, int], int] | None = None) -> Image.Image:
     """Decode a picture file completely and return it as RGB, upright.
 
     One rule for every mode: EXIF orientation is applied; transparency is composited on white; 16-bit grey is scaled
@@ -191,7 +200,9 @@ def open_picture(source: Path | bytes) -> Image.Image:
     A picture that claims more than MAX_PIXELS is refused from its header, before any pixel is decoded.
 
     Args:
-        source: a path, or the encoded bytes.
+        source: a path or another place, or the encoded bytes.
+        reduction: asked before any pixel is decoded, with the upright width and height; a JPEG is decoded 1, 2, 4 or 8
+            times smaller, as it answers (libjpeg's DCT scaling), if that moves no pixel; all else is decoded whole.
 
     Raises:
         DataError: unreadable, empty, truncated, too large, or no picture; the message says which, without the path.
@@ -205,6 +216,8 @@ def open_picture(source: Path | bytes) -> Image.Image:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_budget(image)
+            if reduction is not None:
+                _reduce(image, reduction)
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
     except DataError:
@@ -220,6 +233,15 @@ def open_picture(source: Path | bytes) -> Image.Image:
 def _check_budget(image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise DataError(f"{image.width}×{image.height} pixels, more than the {MAX_PIXELS:,} allowed")
+
+
+def _reduce(image: Image.Image, reduction: Callable[[int, int], int]) -> None:
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    size = image.size[::-1] if orientation in _ON_ITS_SIDE else image.size
+    times = reduction(*size)
+    is_whole = not any(side % times for side in size)  # else the last pixels are cut off, and turning brings them first
+    if image.format == "JPEG" and times > 1 and (is_whole or orientation == 1):
+        image.draft(None, (image.width // times, image.height // times))
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -50,6 +50,8 @@ def _optional(rule: Rule) -> Rule:
 
 
 _name = Rule("a name", lambda v: isinstance(v, str))
+_yes_no = Rule("true or false", lambda v: isinstance(v, bool))
+_probability = Rule("a number from 0 to 1", lambda v: _is_number(v) and 0 <= v <= 1)
 _share = Rule("a number of at least 0 and below 1", lambda v: _is_number(v) and 0 <= v < 1)
 _amount = Rule("a number of at least 0", lambda v: _is_number(v) and v >= 0)
 
@@ -69,15 +71,25 @@ RULES: dict[str, Rule] = {
     "ema_every": _whole(1),
     "drop_rate": _share,
     "drop_path_rate": _share,
-    "zero_init_last": Rule("true or false", lambda v: isinstance(v, bool)),
+    "zero_init_last": _yes_no,
     "memory": Rule("'saved' or 'recompute'", lambda v: v in ("saved", "recompute")),
-    "hflip": _optional(Rule("a number from 0 to 1", lambda v: _is_number(v) and 0 <= v <= 1)),
+    "hflip": _optional(_probability),
     "crop_scale": _optional(_pair(4, "0.5,1")),
     "crop_ratio": _pair(100, "0.75,1.33"),
+    "auto_augment": Rule("'none', 'trivial' or 'rand'", lambda v: v in ("none", "trivial", "rand")),
+    "random_erasing": _probability,
+    "mixup": _amount,
+    "cutmix": _amount,
+    "dct_scaling": _yes_no,
     "seed": _whole(0),
     "device": _name,
     "workers": _optional(_whole(1)),
+    "cache_mb": _whole(0),
     "save_minutes": _amount,
+    "class_weights": Rule("'none' or 'balanced'", lambda v: v in ("none", "balanced")),
+    "sampling": Rule("'natural' or 'balanced'", lambda v: v in ("natural", "balanced")),
+    "group_by": _optional(Rule("a column or a regular expression", lambda v: isinstance(v, str) and v != "")),
+    "on_bad_image": Rule("'error' or 'skip'", lambda v: v in ("error", "skip")),
 }
 
 
@@ -114,10 +126,20 @@ class TrainConfig(Plain):
     hflip: float | None = None  # probability of a mirror image; None: 0.5, but 0 for classes named like characters
     crop_scale: tuple[float, float] | None = None  # the random crop's share of the area; above 1 zooms out
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of the random crop
+    auto_augment: str = "none"  # "trivial": TrivialAugment, wide; "rand": RandAugment, two operations at 9 of 10
+    random_erasing: float = 0.0  # probability that a patch of a picture is erased
+    mixup: float = 0.0  # alpha of mixup's Beta distribution; 0: none
+    cutmix: float = 0.0  # alpha of CutMix's; with both, each batch takes one of them by a fair coin
+    dct_scaling: bool = True  # decode a JPEG 2, 4 or 8 times smaller where its crop keeps enough pixels
     seed: int = 0
     device: str = "auto"  # "auto" | "cpu" | "cuda" | "cuda:1" | "mps"
     workers: int | None = None  # threads that decode; None: one for each processor, at most 8
+    cache_mb: int = 256  # memory (2^20 bytes) for small pictures kept decoded; the 50,000 of CIFAR-10 take 159
     save_minutes: float = 1.0  # between two checkpoints
+    class_weights: str = "none"  # of the loss; "balanced": in inverse proportion to the class's training pictures
+    sampling: str = "natural"  # "balanced": an epoch takes as many pictures as ever, equally many from each class
+    group_by: str | None = None  # what the split keeps together: a column of the CSV, or an expression on the path
+    on_bad_image: str = "error"  # "skip": train without the pictures that cannot be read
 
     def __post_init__(self) -> None:
         problems = [
@@ -125,6 +147,10 @@ class TrainConfig(Plain):
             for name, rule in RULES.items()
             if not rule.holds(getattr(self, name))
         ]
+        if self.class_weights == self.sampling == "balanced":
+            problems.append(
+                "class_weights and sampling are both 'balanced': rare classes would count twice; choose one"
+            )
         if not {"arch", "dialect", "model"} & {problem.split()[0] for problem in problems}:
             try:
                 self.architecture(num_classes=1)

@@ -13,20 +13,13 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from resnetv2 import __version__
-from resnetv2.cli import convert, demo, evaluate, fetch, info, models, predict, train, verify
+from resnetv2.cli import check, convert, demo, evaluate, fetch, info, models, pack, predict, train, verify
 from resnetv2.errors import Error, Interrupted
 
-COMMANDS = (
-    demo,
-    train,
-    evaluate,
-    predict,
-    verify,
-    info,
-    models,
-    fetch,
-    convert,
-)  # in the order in which a newcomer meets them
+COMMANDS = (  # in the order in which a newcomer meets them
+    *(demo, check, train, evaluate, predict, verify),
+    *(info, models, fetch, convert, pack),
+)
 _LONGEST = 8_000  # characters of a message
 EPILOG = "exit codes: 0 done, 1 a bug of resnetv2, 2 something to mend (said on stderr), 130 or 143 stopped by a signal"
 

@@ -14,13 +14,21 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Measure a model on one split; every picture counts once. Classes are matched by name.",
     )
     parser.add_argument("model", metavar="MODEL", help="model file, such as RUN/best.safetensors")
-    parser.add_argument("data", metavar="DATA", help="folder of pictures, or CSV manifest; it is only read")
+    parser.add_argument(
+        "data", metavar="DATA", help="folder of pictures, CSV manifest, or packed folder; it is only read"
+    )
     splits = ("train", "val", "test", "all")
     parser.add_argument("--split", choices=splits, default="test", help="(default: %(default)s)")
     parser.add_argument(
         "--batch-size", type=int, default=32, metavar="B", help="pictures at a time (default: %(default)s)"
     )
     parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, mps (default: %(default)s)")
+    parser.add_argument(
+        "--on-bad-image",
+        choices=("error", "skip"),
+        default="error",
+        help="unreadable pictures: refuse, or leave out (default: %(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -29,11 +37,14 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate and print the figures."""
     import resnetv2
     from resnetv2.cli.show import print_json
-    from resnetv2.console import counting
+    from resnetv2.console import counting, printable, talk
 
     options = {"split": args.split, "batch_size": args.batch_size, "device": args.device}
+    options["on_bad_image"] = args.on_bad_image
     with counting("evaluating") as progress:
         report = resnetv2.evaluate(args.model, args.data, **options, progress=progress)
+    for skipped in report["skipped"]:
+        talk().print(f"left out: {printable(skipped['path'])}: {skipped['reason']}", soft_wrap=True)
     if args.json:
         print_json(report)
     else:

@@ -7,6 +7,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from resnetv2.console import printable
+
 
 def print_json(value: Any) -> None:
     """Print one JSON value, whole on one line; what is no UTF-8 in a path is escaped."""
@@ -19,7 +21,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
     from rich.console import Console
     from rich.table import Table
 
-    rows = [[_printable(cell) for cell in row] for row in rows]
+    rows = [[printable(cell) for cell in row] for row in rows]
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(columns):
         numeric = bool(rows) and all(row[number][:1].isdigit() or row[number] in ("–", "") for row in rows)
@@ -30,8 +32,3 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], title: st
     if not console.is_terminal:
         console.width = 10_000  # what reads a pipe has no edge to wrap at; the table takes what it needs
     console.print(table)
-
-
-def _printable(text: str) -> str:
-    """Return text that any terminal takes: control characters and lone surrogates escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

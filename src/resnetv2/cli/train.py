@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
+from resnetv2.cli.check import GROUP_BY
 from resnetv2.recipes import TrainConfig, parse_settings
 
 
@@ -19,7 +20,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         epilog="Ctrl-C saves first; continue with --resume. --set takes any field of TrainConfig, such as hflip=0, "
         "crop_scale=0.5,1, weight_decay=1e-4, drop_path_rate=0.05, memory=recompute, model.stem=3x3, dialect=keras.",
     )
-    parser.add_argument("data", metavar="DATA", help="folder of pictures, or CSV manifest; it is only read")
+    parser.add_argument(
+        "data", metavar="DATA", help="folder of pictures, CSV manifest, or packed folder; it is only read"
+    )
     parser.add_argument("--out", required=True, metavar="RUN", help="new folder for the run")
     parser.add_argument("--arch", metavar="NAME", help=f"architecture; see resnetv2 models (default: {default.arch})")
     parser.add_argument("--epochs", type=int, metavar="N", help=f"passes over the pictures (default: {default.epochs})")
@@ -30,6 +33,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--lr", type=float, help="peak learning rate (default: 0.2 for a batch of 256, in proportion)")
     parser.add_argument("--seed", type=int, metavar="S", help=f"of every random choice (default: {default.seed})")
     parser.add_argument("--device", metavar="D", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
+    parser.add_argument(
+        "--on-bad-image", choices=("error", "skip"), help="unreadable pictures: refuse, or leave out (default: error)"
+    )
+    parser.add_argument("--group-by", metavar="COLUMN_OR_REGEX", help=f"{GROUP_BY}; the split keeps them together")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any other setting; repeatable")
     parser.add_argument("--resume", action="store_true", help="continue the run in RUN from its newest checkpoint")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -51,6 +58,8 @@ def run(args: argparse.Namespace) -> int:
         lr=args.lr,
         seed=args.seed,
         device=args.device,
+        on_bad_image=args.on_bad_image,
+        group_by=args.group_by,
         set=parse_settings(args.set),
         resume=args.resume,
     )

@@ -1,1 +1,1 @@
-"""Pictures with labels: what there is (``index``), whether it can be read (``check``), and batches of it (``load``)."""
+"""Pictures with labels: what there is (``index``), what is wrong with it (``check``), and batches of it (``load``)."""

@@ -1,13 +1,14 @@
 """Batches of decoded pictures: the same ones for any number of worker threads, from any position of an epoch.
 
-Every random choice about a sample comes from (seed, epoch, sample), so nothing needs to be remembered to go on where a
-run stopped but the epoch and the number of batches taken.
+Every random choice about a sample comes from (seed, epoch, sample, how often it came before), so nothing needs to be
+remembered to go on where a run stopped but the epoch and the number of batches taken.
 """
 
 from __future__ import annotations
 
-import math
 import os
+import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,13 +16,18 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
+from resnetv2.data.augment import Augment, View
 from resnetv2.data.index import Samples
+from resnetv2.data.sampling import ORDERS, count_repeats
 from resnetv2.errors import DataError
 from resnetv2.preprocess import Preprocessing, open_picture
 
-_AHEAD = 3  # batches decoded before they are asked for
+_AHEAD = 3  # batches decoded before they are asked for, fewer where they would take more than …
+_AHEAD_BYTES = 2**28
+_AT_ONCE = 8  # pictures a thread takes in one go at most: handing over tiny ones singly costs as much as decoding them
+_OBJECT_BYTES = 256  # what Python adds to a kept array
 
 
 @dataclass(frozen=True)
@@ -33,49 +39,23 @@ class Batch:
     indices: np.ndarray
 
 
-@dataclass(frozen=True, kw_only=True)
-class Augment:
-    """Random resized crop and mirror image (Szegedy et al. 2014, arXiv 1409.4842).
+class Budget:
+    """Bytes of memory that loaders may fill with decoded pictures, shared among them.
 
-    A crop larger than the picture zooms out: what lies outside takes the median colour of the picture's border, so that
-    a character on paper gets more paper.
+    Args:
+        size: in bytes.
     """
 
-    scale: tuple[float, float]  # area of the crop, as a share of the picture's
-    ratio: tuple[float, float]  # width / height of the crop
-    hflip: float  # probability of a mirror image
+    def __init__(self, size: int) -> None:
+        self.left = size
+        self._lock = threading.Lock()
 
-    def __call__(self, picture: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
-        """Return uint8 (size, size, 3) cut from an RGB picture."""
-        left, top, right, bottom = self._box(picture.width, picture.height, rng)
-        beyond = (-left, -top, right - picture.width, bottom - picture.height)
-        border = tuple(math.ceil(side) if side > 1e-6 else 0 for side in beyond)  # less is rounding
-        if any(border):
-            picture = ImageOps.expand(picture, border, border_colour(picture))
-        left, top = max(left + border[0], 0.0), max(top + border[1], 0.0)
-        right, bottom = min(right + border[0], picture.width), min(bottom + border[1], picture.height)
-        box = (left, top, right, bottom)
-        filters = Image.Resampling.BILINEAR, Image.Resampling.BICUBIC
-        out = picture.resize((size, size), filters[int(rng.random() < 0.5)], box)
-        pixels = np.asarray(out)
-        return pixels[:, ::-1] if rng.random() < self.hflip else pixels
-
-    def _box(self, width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
-        share = rng.uniform(*self.scale)
-        ratio = np.exp(rng.uniform(*np.log(self.ratio)))
-        beyond = max(1.0, share)  # a crop within the picture's area stays within its sides
-        w = min(max(np.sqrt(share * width * height * ratio), 1), width * beyond)
-        h = min(max(np.sqrt(share * width * height / ratio), 1), height * beyond)
-        left, top = rng.random() * (width - w), rng.random() * (height - h)
-        return float(left), float(top), float(left + w), float(top + h)
-
-
-def border_colour(picture: Image.Image) -> tuple[int, int, int]:
-    """Return the median of each channel over the outermost pixels of an RGB picture."""
-    pixels = np.asarray(picture)
-    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
-    red, green, blue = np.median(edge, axis=0)
-    return int(red), int(green), int(blue)
+    def take(self, size: int) -> bool:
+        """Spend ``size`` bytes, if they are left."""
+        with self._lock:
+            fits = size <= self.left
+            self.left -= size if fits else 0
+            return fits
 
 
 class Loader:
@@ -88,6 +68,11 @@ class Loader:
         augment: None for evaluation: every picture once, in order.
         seed: of order and augmentation.
         workers: decoding threads.
+        budget: of memory for decoded pictures, so that later epochs need not decode them; None keeps none. Those of
+            less than twice the network's side are kept until the budget is spent, and then for good: an epoch wants
+            each once, so whatever is dropped for another is missed the next time.
+        sampling: a key of ORDERS, for augmented pictures: "natural" takes each once an epoch, "balanced" as many in
+            all, but from every class equally many.
     """
 
     def __init__(
@@ -98,13 +83,20 @@ class Loader:
         augment: Augment | None = None,
         seed: int = 0,
         workers: int | None = None,
+        budget: Budget | None = None,
+        sampling: str = "natural",
     ) -> None:
         self.samples = samples
         self.preprocessing = preprocessing
         self.augment = augment
         self.seed = seed
         self.workers = workers or min(os.cpu_count() or 1, 8)
+        self.budget = budget or Budget(0)
         self.bounds = batch_bounds(len(samples), batch_size, least=1 if augment is None else 2)
+        self.order = ORDERS[sampling]
+        self.seconds = 0.0  # that threads have worked, all of them together
+        self._kept: dict[int, np.ndarray] = {}
+        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.bounds)
@@ -115,37 +107,73 @@ class Loader:
         Raises:
             DataError: a picture cannot be read; the message names it.
         """
-        count = len(self.samples)
         order = (
-            np.arange(count)
+            np.arange(len(self.samples))
             if self.augment is None
-            else np.random.default_rng((self.seed, epoch, 0)).permutation(count)
+            else self.order(self.samples.labels, np.random.default_rng((self.seed, epoch, 0)))
         )
+        repeats = count_repeats(order)
         with ThreadPoolExecutor(self.workers) as pool:
-            waiting: deque[tuple[np.ndarray, list[Future[np.ndarray]]]] = deque()
+            waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
             try:
                 for low, high in self.bounds[start:]:
-                    indices = order[low:high]
-                    waiting.append((indices, [pool.submit(self._picture, int(i), epoch) for i in indices]))
-                    if len(waiting) > _AHEAD:
-                        yield self._collect(*waiting.popleft())
+                    waiting.append(self._begin(pool, order[low:high], repeats[low:high], epoch))
+                    if len(waiting) > self._ahead(high - low):
+                        yield _finish(*waiting.popleft())
                 while waiting:
-                    yield self._collect(*waiting.popleft())
+                    yield _finish(*waiting.popleft())
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
-    def _collect(self, indices: np.ndarray, futures: list[Future[np.ndarray]]) -> Batch:
-        return Batch(np.stack([f.result() for f in futures]), self.samples.labels[indices], indices)
+    def _ahead(self, pictures: int) -> int:
+        return max(1, min(_AHEAD, _AHEAD_BYTES // (pictures * 3 * self.preprocessing.image_size**2)))
 
-    def _picture(self, index: int, epoch: int) -> np.ndarray:
+    def _begin(
+        self, pool: ThreadPoolExecutor, indices: np.ndarray, repeats: np.ndarray, epoch: int
+    ) -> tuple[Batch, list[Future[None]]]:
+        side = self.preprocessing.image_size
+        batch = Batch(np.empty((len(indices), side, side, 3), np.uint8), self.samples.labels[indices], indices)
+        step = max(1, min(_AT_ONCE, len(indices) // self.workers))
+        parts = [range(low, min(low + step, len(indices))) for low in range(0, len(indices), step)]
+        return batch, [pool.submit(self._fill, batch, part, repeats, epoch) for part in parts]
+
+    def _fill(self, batch: Batch, places: range, repeats: np.ndarray, epoch: int) -> None:
+        began = time.perf_counter()
+        for place in places:
+            batch.pictures[place] = self._picture(int(batch.indices[place]), int(repeats[place]), epoch)
+        with self._lock:
+            self.seconds += time.perf_counter() - began
+
+    def _picture(self, index: int, repeat: int, epoch: int) -> np.ndarray:
+        kept, size = self._kept.get(index), self.preprocessing.image_size
+        if self.augment is None:
+            return self._keep(index, self.preprocessing(self._open(index))) if kept is None else kept
+        rng = np.random.default_rng((self.seed, epoch, 1, index, *([repeat] if repeat else [])))
+        if kept is not None:
+            return self.augment(Image.fromarray(kept), size, rng)
+        view = View(self.augment, size, rng)
+        picture = self._open(index, view)
+        if max(view.full) < 2 * size:  # never decoded smaller, so these are its only pixels
+            self._keep(index, np.asarray(picture))
+        return view.cut(picture)
+
+    def _open(self, index: int, view: View | None = None) -> Image.Image:
         path = self.samples.paths[index]
         try:
-            picture = open_picture(path)
+            return open_picture(path, None if view is None else view.choose)
         except DataError as error:
             raise DataError(f"cannot read {path}: {error}") from error
-        if self.augment is None:
-            return self.preprocessing(picture)
-        return self.augment(picture, self.preprocessing.image_size, np.random.default_rng((self.seed, epoch, 1, index)))
+
+    def _keep(self, index: int, pixels: np.ndarray) -> np.ndarray:
+        if self.budget.take(pixels.nbytes + _OBJECT_BYTES):
+            self._kept[index] = pixels.copy()  # it may be a part of something larger
+        return pixels
+
+
+def _finish(batch: Batch, futures: list[Future[None]]) -> Batch:
+    for future in futures:
+        future.result()
+    return batch
 
 
 def batch_bounds(count: int, batch_size: int, least: int = 1) -> list[tuple[int, int]]:

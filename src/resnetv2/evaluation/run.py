@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from resnetv2.console import Counter
+from resnetv2.data.check import check_policy, readable_index
+from resnetv2.data.examine import examine_pictures
 from resnetv2.data.index import Index, read_index
 from resnetv2.data.load import Loader
 from resnetv2.errors import ConfigError, DataError
 from resnetv2.evaluation.metrics import classification_report
+from resnetv2.evaluation.split import run_split
 from resnetv2.inference import Classifier, load
 from resnetv2.weights.labels import IMAGENET, synsets
 
@@ -23,33 +27,44 @@ def evaluate(
     split: str = "test",
     batch_size: int = 32,
     device: str = "auto",
+    on_bad_image: str = "error",
     progress: Counter | None = None,
 ) -> dict[str, Any]:
     """Measure a classifier on one split.
 
     Args:
         model: a model file, or a loaded classifier.
-        data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, or a CSV manifest. For networks with
-            ImageNet's classes, these may be WordNet's synsets such as "n01440764".
+        data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, a CSV manifest, or a packed folder. For
+            networks with ImageNet's classes, these may be WordNet's synsets such as "n01440764". Where it is what the
+            model was trained on, the split is that of the run's ``index.csv`` beside the model.
         split: "train", "val", "test", or "all" of them.
         batch_size: pictures at a time; the figures do not depend on it.
         device: "auto", "cpu", "cuda", "mps".
+        on_bad_image: "error" to refuse pictures that cannot be read, "skip" to leave them out.
         progress: called with the pictures done and the total.
 
     Returns:
         ``model``, ``data``, ``split`` and what ``classification_report`` gives: n, top1, top1_ci95, top5, per_class,
-        confusion.
+        confusion. Also ``skipped``: path and reason of each picture that was left out.
 
     Raises:
-        ConfigError: batch_size below 1, or a network without a head.
-        DataError: no such split, other class names than the model's (both sets are listed), or an unreadable picture.
+        ConfigError: batch_size below 1, an unknown ``on_bad_image``, or a network without a head.
+        DataError: no such split, pictures of the run's list that are gone, other class names than the model's (both
+            sets are listed), or an unreadable picture.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-    index = read_index(Path(data))
+    check_policy(on_bad_image)
     classifier = model if isinstance(model, Classifier) else load(model, device)
     if not classifier.classes:
         raise ConfigError(f"{model} has no head: it answers with features, not with labels")
+    name = "" if isinstance(model, Classifier) else str(model)
+    index, skipped = run_split(read_index(Path(data)), name, classifier.header.provenance, split)
+    if on_bad_image == "skip":
+        reasons = examine_pictures(index).reasons
+        wanted = {i: reason for i, reason in reasons.items() if split in ("all", index.splits[i])}
+        skipped += [{"path": index.paths[i], "reason": reason} for i, reason in wanted.items()]
+        index = readable_index(index, reasons, on_bad_image)
     samples = match_classes(index, classifier.classes, _wordnet(classifier)).split(split)
     logits = []
     done = 0
@@ -59,8 +74,7 @@ def evaluate(
         if progress is not None:
             progress(done, len(samples))
     report = classification_report(np.concatenate(logits), samples.labels, classifier.classes)
-    name = "" if isinstance(model, Classifier) else str(model)
-    return {"model": name, "data": str(data), "split": split, **report}
+    return {"model": name, "data": str(data), "split": split, **report, "skipped": skipped}
 
 
 def match_classes(index: Index, classes: tuple[str, ...], aliases: tuple[str, ...] = ()) -> Index:
@@ -77,7 +91,7 @@ def match_classes(index: Index, classes: tuple[str, ...], aliases: tuple[str, ..
             f"the model knows {_list(classes)}; the data has {_list(index.classes)}"
         )
     number = np.array([numbers[name] for name in index.classes], np.int64)
-    return Index(index.root, index.paths, number[index.labels], index.splits, classes)
+    return replace(index, labels=number[index.labels], classes=classes)
 
 
 def _wordnet(classifier: Classifier) -> tuple[str, ...]:

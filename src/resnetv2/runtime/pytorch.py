@@ -63,6 +63,15 @@ class TorchSession:
             raise ModelFileError("the network answers with NaN or infinity: its weights are damaged")
         return logits
 
+    @torch.inference_mode()
+    def features(self, pictures: np.ndarray) -> np.ndarray:
+        """uint8 (N, H, W, 3) RGB -> what the head classifies: the last map's means, float32 (N, num_features)."""
+        x = self.normalize(torch.from_numpy(pictures).to(self.device))
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            pooled = self.model.forward_head(self.model.forward_features(x), pre_logits=True)
+        result: np.ndarray = pooled.float().cpu().numpy()
+        return result
+
 
 def place(model: ResNetV2, device: torch.device) -> ResNetV2:
     """Move a network to a device, its convolutions laid out for channels_last."""

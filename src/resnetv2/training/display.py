@@ -9,6 +9,7 @@ from typing import Any, Self
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from resnetv2.console import talk
+from resnetv2.training.speed import Speed
 
 
 class Display:
@@ -50,13 +51,13 @@ class Display:
         figures = f"loss {loss:.3f}  top-1 {top1:6.2%}  lr {rate:.2g}  {speed:,.0f} img/s"
         self.bar.update(self.task, advance=1, description=f"epoch {epoch}/{epochs}", figures=figures)
 
-    def epoch(self, line: dict[str, Any], epochs: int, seconds: float, speed: float, best: bool) -> None:
-        """Print the line of a finished epoch; a star marks the best so far."""
+    def epoch(self, line: dict[str, Any], epochs: int, seconds: float, speed: Speed, best: bool) -> None:
+        """Print the line of a finished epoch: figures, rate and what bounds it, time; a star marks the best so far."""
         self.say(
             f"epoch {line['epoch']:{len(str(epochs))}d}/{epochs}  "
             f"loss {line['train_loss']:.4f}  top-1 {line['train_top1']:6.2%}"
             f"  │ val {line['val_loss']:.4f}  {line['val_top1']:7.2%}"
-            f"  │ {speed:,.0f} img/s  {seconds:.1f} s{'  ★' if best else ''}"
+            f"  │ {speed.images_per_s:,.0f} img/s ({speed.limit}-bound)  {seconds:.1f} s{'  ★' if best else ''}"
         )
 
     def say(self, text: str) -> None:

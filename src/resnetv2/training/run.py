@@ -21,11 +21,14 @@ import torch
 from torch.nn import functional as F
 
 import resnetv2
-from resnetv2.console import counting, talk
-from resnetv2.data.check import check_pictures
+from resnetv2.console import counting, printable, talk
+from resnetv2.data.augment import Augment
+from resnetv2.data.check import Report, check_pictures, readable_index
 from resnetv2.data.index import Index, read_index, read_saved_index
-from resnetv2.data.load import Augment, Batch, Loader
-from resnetv2.errors import ConfigError, Error, Interrupted
+from resnetv2.data.load import Batch, Budget, Loader
+from resnetv2.data.manifest import shorten
+from resnetv2.data.sampling import balanced_weights
+from resnetv2.errors import ConfigError, DataError, Error, Interrupted
 from resnetv2.evaluation.metrics import wilson_interval
 from resnetv2.files import write_json
 from resnetv2.model import ResNetV2
@@ -34,12 +37,16 @@ from resnetv2.recipes import TrainConfig
 from resnetv2.runtime.pytorch import Normalize, choose_device, model_file, place
 from resnetv2.training.checkpoint import Progress, State, list_checkpoints, read_newest, restore, save_checkpoint
 from resnetv2.training.display import Display
+from resnetv2.training.mix import Mix
 from resnetv2.training.optim import MovingAverage, learning_rate, make_optimizer
+from resnetv2.training.speed import Speed, Stopwatch
 from resnetv2.weights.modelfile import Header, write_model_file
 
 GOLDEN_SAMPLES = 4
-MOVABLE = ("device", "workers", "save_minutes")  # settings a resumed run may change: where it runs, not what it does
-DESCRIPTION = {"index.csv", "environment.json"}  # what a run that never began may have left
+_LEFT_OUT = 20  # unreadable pictures told one by one; check.json has them all
+# Settings a resumed run may change: where it runs, not what it does.
+MOVABLE = ("device", "workers", "cache_mb", "save_minutes")
+DESCRIPTION = {"index.csv", "environment.json", "check.json"}  # what a run that never began may have left
 
 
 @dataclass(frozen=True)
@@ -67,17 +74,20 @@ def train(
     lr: float | None = None,
     seed: int | None = None,
     device: str | None = None,
+    on_bad_image: str | None = None,
+    group_by: str | None = None,
     set: Mapping[str, Any] | None = None,  # noqa: A002  the command's word
     resume: bool = False,
 ) -> TrainResult:
     """Train a ResNet-v2 from scratch on labelled pictures.
 
     Args:
-        data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, or a CSV manifest.
+        data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, a CSV manifest, or a packed folder.
         out: a new folder for the run: ``best.safetensors``, ``last.safetensors``, ``metrics.jsonl``, ``config.json``,
-            ``environment.json``, ``index.csv`` and ``checkpoints/``.
+            ``speed.jsonl``, ``environment.json``, ``index.csv``, ``check.json`` and ``checkpoints/``.
         arch: an architecture such as "resnet50v2".
-        epochs, image_size, batch_size, lr, seed, device: see ``TrainConfig``; None means its default.
+        epochs, image_size, batch_size, lr, seed, device, on_bad_image, group_by: see ``TrainConfig``; None means its
+            default.
         set: any other field of ``TrainConfig`` by name.
         resume: go on with the run in ``out`` from its newest checkpoint.
 
@@ -91,15 +101,17 @@ def train(
         Interrupted: SIGINT or SIGTERM; the state was saved first.
     """
     named: dict[str, Any] = {"arch": arch, "epochs": epochs, "image_size": image_size, "batch_size": batch_size}
-    named |= {"lr": lr, "seed": seed, "device": device}
+    named |= {"lr": lr, "seed": seed, "device": device, "on_bad_image": on_bad_image}
+    named |= {"group_by": group_by}
     settings = {**(set or {}), **{key: value for key, value in named.items() if value is not None}}
     data, out = Path(data), Path(out)
-    config, index = _resumed(data, out, settings) if resume else _new(data, out, settings)
-    run = Run(config, index, out)
     if resume:
+        run = Run(*_resumed(data, out, settings), out)
         run.restore()
     else:
-        run.write_description(data)
+        config, index, report = _new(data, out, settings)
+        run = Run(config, index, out)
+        run.write_description(data, report)
     try:
         return run.fit()
     except torch.OutOfMemoryError as error:
@@ -108,8 +120,8 @@ def train(
         ) from error
 
 
-def _new(data: Path, out: Path, settings: Mapping[str, Any]) -> tuple[TrainConfig, Index]:
-    """Return the config and index of a new run, after everything that can be checked was."""
+def _new(data: Path, out: Path, settings: Mapping[str, Any]) -> tuple[TrainConfig, Index, Report]:
+    """Return config, index and the check of the data of a new run, after everything that can be checked was."""
     config = TrainConfig.from_dict(settings)
     config = replace(config, device=str(choose_device(config.device)))
     if (out / "config.json").exists():
@@ -118,9 +130,9 @@ def _new(data: Path, out: Path, settings: Mapping[str, Any]) -> tuple[TrainConfi
         raise ConfigError(f"{out} exists and is not an empty folder: choose another --out")
     if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
         raise ConfigError(f"{out} lies inside {data}, which is only read: choose another --out")
-    index = read_index(data)
-    _check(index)
-    return config.fitted(index.classes), index
+    index = read_index(data, config.group_by)
+    index, report = _check(index, data, config.on_bad_image)
+    return config.fitted(index.classes), index, report
 
 
 def _resumed(data: Path, out: Path, settings: Mapping[str, Any]) -> tuple[TrainConfig, Index]:
@@ -140,15 +152,31 @@ def _resumed(data: Path, out: Path, settings: Mapping[str, Any]) -> tuple[TrainC
     if changed:
         raise ConfigError("\n  ".join(["a resumed run keeps its settings; these differ", *changed]))
     index = read_saved_index(out / "index.csv", data)
-    _check(index)
+    now_there, _ = _check(index, data, "error")  # the run's list of pictures is what it is: none may be missing now
+    _refuse_changed(index, now_there)
     return config, index
 
 
-def _check(index: Index) -> None:
-    """Refuse data that cannot train, or with pictures that cannot be read."""
+def _refuse_changed(saved: Index, now: Index) -> None:
+    if saved.contents is None or now.contents is None:  # a list that an earlier version saved
+        return
+    places = np.flatnonzero((saved.contents.sha256 != now.contents.sha256).any(axis=1)).tolist()
+    if places:
+        names = "\n  ".join(shorten([str(saved.place(i)) for i in places]))
+        raise DataError(
+            f"{len(places)} of {len(saved.paths)} pictures have changed since the run began; "
+            f"bring them back, or start a new run:\n  {names}"
+        )
+
+
+def _check(index: Index, data: Path, on_bad_image: str) -> tuple[Index, Report]:
+    """Return the pictures that can be read, and what was found; refuse data that cannot train."""
     index.check_trainable()
     with counting("checking pictures") as progress:
-        check_pictures([index.root / path for path in index.paths], progress)
+        index, examined, report = check_pictures(index, data, on_bad_image, progress)
+    index = readable_index(index, examined.reasons, on_bad_image)
+    index.check_trainable()
+    return index, report
 
 
 class Run:
@@ -179,10 +207,25 @@ class Run:
         self.optimizer = make_optimizer(self.model, config)
         self.state = State(self.model, self.average, self.optimizer, self.device)
         self.normalize = Normalize(self.preprocessing).to(self.device)
-        augment = Augment(scale=config.crop_scale or (1.0, 1.0), ratio=config.crop_ratio, hflip=config.hflip or 0.0)
-        batch, workers = config.batch_size, config.workers
-        self.train_loader = Loader(index.split("train"), batch, self.preprocessing, augment, config.seed, workers)
-        self.val_loader = Loader(index.split("val"), batch, self.preprocessing, workers=workers)
+        batch, workers, budget = config.batch_size, config.workers, Budget(config.cache_mb * 2**20)
+        train, val = index.split("train"), index.split("val")
+        self.class_weights: torch.Tensor | None = None
+        if config.class_weights == "balanced":
+            weights = balanced_weights(train.labels, len(index.classes))
+            self.class_weights = torch.from_numpy(weights).float().to(self.device)
+        self.mix = Mix(config.mixup, config.cutmix, len(index.classes))
+        augment = Augment(
+            scale=config.crop_scale or (1.0, 1.0),
+            ratio=config.crop_ratio,
+            hflip=config.hflip or 0.0,
+            auto_augment=config.auto_augment,
+            random_erasing=config.random_erasing,
+            dct_scaling=config.dct_scaling,
+        )
+        self.train_loader = Loader(
+            train, batch, self.preprocessing, augment, config.seed, workers, budget, config.sampling
+        )
+        self.val_loader = Loader(val, batch, self.preprocessing, workers=workers, budget=budget)
         self.pictures = {"sha256": index.digest(), "pictures": index.counts()}  # what the run reads
         self.data = {**self.pictures, "steps": len(self.train_loader)}  # by which a checkpoint knows its run
         self.progress = Progress()
@@ -196,9 +239,11 @@ class Run:
         """The folder of checkpoints."""
         return self.out / "checkpoints"
 
-    def write_description(self, data: Path) -> None:
-        """Write what is known before the first step: settings, pictures, environment."""
+    def write_description(self, data: Path, report: Report) -> None:
+        """Write what is known before the first step: settings, pictures, what is wrong with them, environment."""
+        describe(report)
         self.index.write_csv(self.out / "index.csv")
+        write_json(self.out / "check.json", report.to_dict())
         write_json(self.out / "environment.json", environment() | {"data": str(data), "device": str(self.device)})
         write_json(self.out / "config.json", self.config.to_dict())
 
@@ -269,27 +314,23 @@ class Run:
             if progress.step == 0:
                 self.introduce(display)
             while progress.epoch < config.epochs:
-                started, seen_before = time.monotonic(), progress.seen
-                self.train_epoch(display)
-                trained, seen = time.monotonic(), progress.seen - seen_before
+                started = time.monotonic()
+                speed = self.train_epoch(display)
                 line = self.finish_epoch()
-                display.epoch(
-                    line,
-                    config.epochs,
-                    seconds=time.monotonic() - started,
-                    speed=seen / max(trained - started, 1e-9),
-                    best=progress.best_epoch == progress.epoch,
-                )
+                self.append("speed.jsonl", {"epoch": progress.epoch, **speed.to_dict()})
+                seconds, best = time.monotonic() - started, progress.best_epoch == progress.epoch
+                display.epoch(line, config.epochs, seconds, speed, best)
                 if self.signal is not None:
                     self.stop(display, self.signal)
         return self.result()
 
-    def train_epoch(self, display: Display) -> None:
-        """Take every step that is left of the epoch under way."""
+    def train_epoch(self, display: Display) -> Speed:
+        """Take every step that is left of the epoch under way; return how fast that went."""
         progress, config = self.progress, self.config
         self.model.train()
         steps = len(self.train_loader)
-        for batch in self.train_loader.batches(progress.epoch, progress.batch):
+        watch = Stopwatch(self.train_loader)
+        for batch in watch.batches(progress.epoch, progress.batch):
             rate = learning_rate(config, progress.step, steps)
             self.take_step(batch, rate)
             display.step(
@@ -304,13 +345,18 @@ class Run:
                 self.stop(display, self.signal)
             if time.monotonic() - self.saved_at > 60 * config.save_minutes and progress.batch < steps:
                 self.save()
+        return watch.speed()
 
     def take_step(self, batch: Batch, rate: float) -> None:
         """Forward, loss, backward, optimizer, average; and the epoch's sums."""
         progress, config = self.progress, self.config
         labels = torch.from_numpy(batch.labels).to(self.device)
-        logits = self.model(self.normalize(torch.from_numpy(batch.pictures).to(self.device)))
-        loss = F.cross_entropy(logits, labels, label_smoothing=config.label_smoothing)
+        pictures = self.normalize(torch.from_numpy(batch.pictures).to(self.device))
+        if self.mix.active:
+            rng = np.random.default_rng((config.seed, progress.epoch, 2, progress.batch))
+            pictures, labels = self.mix(pictures, labels, rng)
+        logits = self.model(pictures)
+        loss = F.cross_entropy(logits, labels, self.class_weights, label_smoothing=config.label_smoothing)
         value = loss.item()
         if not np.isfinite(value):
             raise Error(
@@ -325,7 +371,10 @@ class Run:
         progress.step += 1
         progress.batch += 1
         progress.loss_sum += value * len(labels)
-        progress.correct += int((logits.argmax(dim=1) == labels).sum())
+        shown = (
+            labels.argmax(dim=1) if self.mix.active else labels
+        )  # of a mixed picture, the class with the larger share
+        progress.correct += int((logits.argmax(dim=1) == shown).sum())
         progress.seen += len(labels)
         if progress.step % config.ema_every == 0 or progress.batch == len(self.train_loader):
             self.average.update(progress.step)
@@ -352,7 +401,7 @@ class Run:
             self.write_model("best.safetensors", line)
         if progress.epoch == config.epochs:
             self.write_model("last.safetensors", line)
-        self.log(line)
+        progress.metrics_bytes = self.append("metrics.jsonl", line)  # without times, so that equal runs have equal logs
         if progress.epoch == config.epochs or time.monotonic() - self.saved_at > 60 * config.save_minutes:
             self.save()
         return line
@@ -369,13 +418,13 @@ class Run:
                 n += len(labels)
         return loss_sum / n, correct, n
 
-    def log(self, line: Mapping[str, Any]) -> None:
-        """Append one line to ``metrics.jsonl``; it holds no times, so that equal runs have equal logs."""
-        with (self.out / "metrics.jsonl").open("ab") as file:
+    def append(self, name: str, line: Mapping[str, Any]) -> int:
+        """Append one line to a log, durably; return the log's length in bytes."""
+        with (self.out / name).open("ab") as file:
             file.write(json.dumps(line).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
-            self.progress.metrics_bytes = file.tell()
+            return file.tell()
 
     def introduce(self, display: Display) -> None:
         """Say what is about to happen."""
@@ -430,6 +479,16 @@ class Run:
         self.save()
         display.say(f"stopped after step {self.progress.step}; continue with --resume")
         raise Interrupted(number)
+
+
+def describe(report: Report) -> None:
+    """Say in a line each what of the data's findings could spoil a run, and which pictures are left out and why."""
+    for finding in report.findings:
+        if finding.severity != "note":
+            talk().print(f"{finding.severity}: {finding}", soft_wrap=True)
+        if finding.kind == "unreadable":
+            for item in finding.items[:_LEFT_OUT]:
+                talk().print(f"  left out: {printable(item.path)}: {item.note}", soft_wrap=True)
 
 
 def environment() -> dict[str, Any]:

@@ -1,0 +1,123 @@
+"""What is drawn at random for each picture in training: crop, mirror image, colours and shape, an erased patch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from resnetv2.data.autoaugment import POLICIES
+
+_REDUCTIONS = (8, 4, 2)  # that libjpeg decodes at, strongest first
+_FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augment:
+    """Random resized crop and mirror image (Szegedy et al. 2014, arXiv 1409.4842), and more where it is asked for.
+
+    A crop larger than the picture zooms out: what lies outside takes the median colour of the picture's border, so that
+    a character on paper gets more paper.
+    """
+
+    scale: tuple[float, float]  # area of the crop, as a share of the picture's
+    ratio: tuple[float, float]  # width / height of the crop
+    hflip: float  # probability of a mirror image
+    auto_augment: str = "none"  # a key of POLICIES
+    random_erasing: float = 0.0  # probability of an erased patch
+    dct_scaling: bool = False  # whether a JPEG may be decoded smaller where the crop keeps enough pixels
+
+    def __call__(self, picture: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
+        """Return uint8 (size, size, 3) cut from a whole RGB picture."""
+        view = View(self, size, rng)
+        view.choose(*picture.size)
+        return view.cut(picture)
+
+    def box(self, width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
+        """Draw a crop of a picture; return its left, top, right and bottom in pixels, outside the picture or within."""
+        share = rng.uniform(*self.scale)
+        ratio = np.exp(rng.uniform(*np.log(self.ratio)))
+        beyond = max(1.0, share)  # a crop within the picture's area stays within its sides
+        w = min(max(np.sqrt(share * width * height * ratio), 1), width * beyond)
+        h = min(max(np.sqrt(share * width * height / ratio), 1), height * beyond)
+        left, top = rng.random() * (width - w), rng.random() * (height - h)
+        return float(left), float(top), float(left + w), float(top + h)
+
+
+class View:
+    """One random view of one picture: chosen when its size is known, cut when its pixels are.
+
+    Args:
+        augment: what may be chosen.
+        size: side of the view in pixels.
+        rng: the source of every choice.
+    """
+
+    def __init__(self, augment: Augment, size: int, rng: np.random.Generator) -> None:
+        self.augment, self.size, self.rng = augment, size, rng
+        self.full, self.box, self.reduction = (0, 0), (0.0, 0.0, 0.0, 0.0), 1
+
+    def choose(self, width: int, height: int) -> int:
+        """Draw the crop; return how many times smaller a JPEG may be decoded, so that no pixel of the view is missed.
+
+        Both the picture and the crop keep at least as many pixels each way as the view has: it is still made by
+        shrinking, never by enlarging.
+        """
+        self.full = width, height
+        left, top, right, bottom = self.box = self.augment.box(width, height, self.rng)
+        times = min(right - left, bottom - top, width, height) / self.size
+        if self.augment.dct_scaling:
+            self.reduction = next((r for r in _REDUCTIONS if times >= r), 1)
+        return self.reduction
+
+    def cut(self, picture: Image.Image) -> np.ndarray:
+        """Return uint8 (size, size, 3) of the picture, whole or decoded smaller."""
+        augment, rng = self.augment, self.rng
+        out = self._crop(picture)
+        if rng.random() < augment.hflip:
+            out = out.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        if augment.auto_augment != "none":
+            out = POLICIES[augment.auto_augment](out, rng)
+        pixels = np.asarray(out)
+        if augment.random_erasing and rng.random() < augment.random_erasing:
+            pixels = erase(pixels, rng)
+        return pixels
+
+    def _crop(self, picture: Image.Image) -> Image.Image:
+        times = 1 if picture.size == self.full else self.reduction
+        left, top, right, bottom = (side / times for side in self.box)
+        beyond = (-left, -top, right - picture.width, bottom - picture.height)
+        border = tuple(math.ceil(side) if side > 1e-6 else 0 for side in beyond)  # less is rounding
+        if any(border):
+            picture = ImageOps.expand(picture, border, border_colour(picture))
+        left, top = max(left + border[0], 0.0), max(top + border[1], 0.0)
+        right, bottom = min(right + border[0], picture.width), min(bottom + border[1], picture.height)
+        interpolation = _FILTERS[int(self.rng.random() < 0.5)]
+        return picture.resize((self.size, self.size), interpolation, (left, top, right, bottom))
+
+
+def border_colour(picture: Image.Image) -> tuple[int, int, int]:
+    """Return the median of each channel over the outermost pixels of an RGB picture."""
+    pixels = np.asarray(picture)
+    edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
+    red, green, blue = np.median(edge, axis=0)
+    return int(red), int(green), int(blue)
+
+
+def erase(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return uint8 (H, W, 3) with one patch of random pixels (Zhong et al. 2017, arXiv 1708.04896, algorithm 1).
+
+    The patch covers 2 % to 40 % of the area, its height is 0.3 to 1/0.3 of its width, and it lies within the picture.
+    """
+    height, width = pixels.shape[:2]
+    for _ in range(100):  # a patch that does not fit is drawn again
+        area, ratio = rng.uniform(0.02, 0.4) * height * width, rng.uniform(0.3, 1 / 0.3)
+        h, w = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        top, left = int(rng.integers(height)), int(rng.integers(width))
+        if h and w and top + h <= height and left + w <= width:
+            out = pixels.copy()
+            out[top : top + h, left : left + w] = rng.integers(0, 256, (h, w, 3), np.uint8)
+            return out
+    return pixels

@@ -1,0 +1,159 @@
+"""Lists of pictures as CSV files: those that people write, and those that runs save."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from resnetv2.data.splits import SPLITS
+from resnetv2.errors import DataError, unknown
+from resnetv2.files import replace_file
+
+ALIASES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+COLUMNS = ("image_path", "label", "split", "size", "sha256", "group", "data_root")  # of a saved list
+_SHOWN = 10  # problems spelled out in one message; the rest are counted
+_SIZE = re.compile(r"[0-9]{1,18}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class Row(NamedTuple):
+    """One picture of a list; what it does not say is empty."""
+
+    path: str
+    label: str
+    split: str = ""  # of SPLITS
+    group: str = ""
+    size: int = -1  # bytes
+    sha256: bytes = b""
+
+
+def read_manifest(path: Path, root: Path, group_by: str | None = None) -> list[Row]:
+    """Read a list that somebody wrote: ``image_path,label`` and optionally ``split``, spaces around them left out.
+
+    Args:
+        path: the CSV.
+        root: the folder that its paths are relative to.
+        group_by: the column that names groups, if there is one of this name.
+
+    Raises:
+        DataError: no such columns, empty cells, unknown splits, files that are absent or listed twice; all problems.
+    """
+    return _read(path, root, lambda cells: _row(cells, group_by), _is_file(root))
+
+
+def read_saved_manifest(path: Path, root: Path, is_there: Callable[[str], bool] | None = None) -> list[Row]:
+    """Read a list that a run saved, to the letter; see ``read_manifest``.
+
+    Args:
+        path: the CSV.
+        root: the folder that its paths are relative to.
+        is_there: whether the data has a path; None looks for the file.
+    """
+    return _read(path, root, _saved_row, is_there or _is_file(root))
+
+
+def read_data_root(path: Path) -> Path | None:
+    """Return the data that a saved list is of, or None for a list whose paths are relative to it."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+            root = next(csv.DictReader(file), {}).get(COLUMNS[-1])
+    except (csv.Error, OSError):
+        return None  # said where the list is read
+    return Path(root) if isinstance(root, str) and root else None
+
+
+def write_manifest(path: Path, rows: Iterable[Row], data_root: Path) -> None:
+    """Write a list with COLUMNS, atomically; the first line says where the data is.
+
+    Raises:
+        Error: the file cannot be written.
+    """
+    with (
+        replace_file(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
+        out, root = csv.writer(file), str(data_root.resolve())
+        out.writerow(COLUMNS)
+        for row in rows:
+            size = row.size if row.sha256 else ""
+            out.writerow((row.path, row.label, row.split, size, row.sha256.hex(), row.group, root))
+            root = ""
+
+
+def digest_of(rows: Iterable[tuple[str, str, str]]) -> str:
+    """Return the SHA-256 of paths, labels and splits."""
+    digest = hashlib.sha256()
+    for i, row in enumerate(rows):
+        digest.update(("\n" if i else "").encode() + "\t".join(row).encode(errors="surrogateescape"))
+    return digest.hexdigest()
+
+
+def shorten(problems: Sequence[str]) -> list[str]:
+    """Return the first problems and the number of the others."""
+    more = len(problems) - _SHOWN
+    return [*problems[:_SHOWN], f"… and {more} more"] if more > 0 else list(problems)
+
+
+def _is_file(root: Path) -> Callable[[str], bool]:
+    return lambda name: os.path.isfile(root / name)  # noqa: PTH113  Path.is_file raises on a long name
+
+
+def _row(cells: dict[str, str], group_by: str | None) -> Row:
+    name, label, split = (cells[c].strip() for c in COLUMNS[:3])  # people write spaces after commas
+    return Row(name, label, split, cells.get(group_by, "").strip() if group_by else "")
+
+
+def _saved_row(cells: dict[str, str]) -> Row:
+    name, label, split, size, sha256, group = (cells[c] for c in COLUMNS[:6])
+    known = bool(_SIZE.fullmatch(size) and _SHA256.fullmatch(sha256))
+    if (size or sha256) and not known:
+        raise ValueError("size or sha256 is damaged")
+    return Row(name, label, split, group, int(size) if known else -1, bytes.fromhex(sha256) if known else b"")
+
+
+def _read(
+    path: Path, root: Path, convert: Callable[[dict[str, str]], Row], is_there: Callable[[str], bool]
+) -> list[Row]:
+    rows, problems = [], list[str]()
+    first: dict[str, str] = {}
+    try:
+        for place, cells in _cells(path):
+            try:
+                row = convert(cells)
+            except ValueError as error:
+                problems.append(f"{place}: {error}")
+                continue
+            full = os.path.normpath(root / row.path)
+            if not row.path or not row.label:
+                problems.append(f"{place}: image_path or label is empty")
+            elif row.split and row.split.lower() not in ALIASES:
+                problems.append(f"{place}: {unknown('split', row.split, SPLITS)}")
+            elif not is_there(row.path):
+                problems.append(f"{place}: no file {root / row.path}")
+            elif first.setdefault(full, place) != place:
+                problems.append(f"{place}: {row.path} was listed before, in {first[full]}")
+            rows.append(row._replace(split=ALIASES.get(row.split.lower(), "")))
+    except (csv.Error, OSError) as error:
+        raise DataError(f"{path} is no readable CSV: {error}") from error
+    if problems:
+        raise DataError(f"{path} has problems:\n  " + "\n  ".join(shorten(problems)))
+    return rows
+
+
+def _cells(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
+    """Yield the place and the cells of each line; absent ones are empty."""
+    with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
+        reader = csv.DictReader(file)
+        names = reader.fieldnames or []
+        if not {"image_path", "label"} <= set(names):
+            raise DataError(
+                f"{path} needs the columns image_path,label[,split] in its first line; got {','.join(names)}"
+            )
+        for cells in reader:
+            there = {name: cells.get(name) or "" for name in (*COLUMNS, *names)}
+            yield f"line {reader.line_num}", there

@@ -1,0 +1,84 @@
+"""The page that shows a check: one HTML file with everything in it, which runs nothing and fetches nothing."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable
+from importlib import resources
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from resnetv2.console import printable
+from resnetv2.data.check import KINDS, SEVERITIES, Finding, Report
+from resnetv2.data.index import Index
+from resnetv2.data.splits import SPLITS
+from resnetv2.errors import DataError, MissingExtra
+from resnetv2.files import replace_file
+from resnetv2.preprocess import Readable, open_picture
+
+PICTURES = 24  # of a finding; the rest are counted
+NAMES = 60  # of what has no picture to show, and of classes
+_SIDE = 144  # pixels of a thumbnail, shown at half the size on fine screens
+
+
+def write_sheet(path: Path, report: Report, index: Index) -> None:
+    """Write a report as a page.
+
+    Args:
+        path: the HTML file.
+        report: what to show.
+        index: of the pictures, which are only read.
+
+    Raises:
+        MissingExtra: jinja2 is not installed.
+        Error: the file cannot be written.
+    """
+    try:
+        from jinja2 import Environment, StrictUndefined
+    except ModuleNotFoundError as error:
+        raise MissingExtra("the HTML page", "train") from error
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"printable": printable, "count": "{:,}".format}
+    opener = index.opener()
+    source = resources.files(__package__).joinpath("sheet.html.j2").read_text(encoding="utf-8")
+    chunks = environment.from_string(source).stream(
+        report=report,
+        splits=[s for s in SPLITS if any(counts[s] for counts in report.classes.values())],
+        largest=max((sum(counts.values()) for counts in report.classes.values()), default=0) or 1,
+        severities={s: sum(f.severity == s for f in report.findings) for s in SEVERITIES},
+        sections=(_section(finding, opener) for finding in report.findings),  # one finding's thumbnails at a time
+        kinds=KINDS,
+        names=NAMES,
+    )
+    with replace_file(path) as temporary:
+        temporary.write_text("".join(chunks), encoding="utf-8", errors="backslashreplace")
+
+
+def _section(finding: Finding, opener: Callable[[str], Readable]) -> dict[str, Any]:
+    pictorial = finding.kind not in ("unreadable", "loop", "link") and all(item.path for item in finding.items)
+    shown = list(finding.items[: PICTURES if pictorial else NAMES])
+    whole = [list(members) for _, members in groupby(shown, key=lambda item: item.group)]
+    if len(whole) > 1 and len(shown) < len(finding.items) and shown[-1].group == finding.items[len(shown)].group != 0:
+        shown = shown[: -len(whole.pop())]  # half a group tells half the story
+    return {
+        "finding": finding,
+        "groups": [
+            [(item, _thumbnail(opener(item.path)) if pictorial else None) for item in members] for members in whole
+        ],
+        "rest": len(finding.items) - len(shown),
+        "pictorial": pictorial,
+    }
+
+
+def _thumbnail(place: Readable) -> str:
+    """Return a small JPEG as a data: address, or nothing if the picture is gone by now."""
+    try:
+        picture = open_picture(place)
+    except DataError:
+        return ""
+    picture.thumbnail((_SIDE, _SIDE))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=75)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,71 @@
+"""Whether the loader or the network was what an epoch waited for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from resnetv2.data.load import Batch, Loader
+
+_TICK = 1e-9  # seconds, so that nothing is divided by none
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Rates of an epoch, in pictures a second.
+
+    ``loader_images_per_s`` is what its threads delivered in the time in which they worked, ``model_images_per_s`` what
+    the steps took in the time in which they had a batch.
+    """
+
+    images_per_s: float
+    loader_images_per_s: float
+    model_images_per_s: float
+    waited_s: float  # for the loader
+    computed_s: float
+
+    @property
+    def limit(self) -> str:
+        """The slower of "loader" and "model"."""
+        return "loader" if self.loader_images_per_s < self.model_images_per_s else "model"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the figures with the limit, for JSON."""
+        return {"limit": self.limit, **asdict(self)}
+
+
+class Stopwatch:
+    """Times the batches of a loader: how long they are waited for, and how long whoever takes them is busy.
+
+    Args:
+        loader: whose batches are timed.
+    """
+
+    def __init__(self, loader: Loader) -> None:
+        self.loader = loader
+        self.began, self.worked = time.perf_counter(), loader.seconds
+        self.waited, self.pictures = 0.0, 0
+
+    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
+        """Yield the loader's batches."""
+        asked = time.perf_counter()
+        for batch in self.loader.batches(epoch, start):
+            self.waited += time.perf_counter() - asked
+            self.pictures += len(batch.labels)
+            yield batch
+            asked = time.perf_counter()
+
+    def speed(self) -> Speed:
+        """Return the rates since the stopwatch was made."""
+        total = time.perf_counter() - self.began
+        worked = (self.loader.seconds - self.worked) / self.loader.workers
+        computed = total - self.waited
+        return Speed(
+            images_per_s=self.pictures / max(total, _TICK),
+            loader_images_per_s=self.pictures / max(worked, _TICK),
+            model_images_per_s=self.pictures / max(computed, _TICK),
+            waited_s=self.waited,
+            computed_s=computed,
+        )
