@@ -19,7 +19,8 @@ from resnetv2.files import replace_file
 from resnetv2.preprocess import Readable, open_picture
 
 PICTURES = 24  # of a finding; the rest are counted
-NAMES = 60  # of what has no picture to show, and of classes
+NAMES = 12  # of what has no picture to show; the rest are counted
+CLASSES = 60  # in the table
 _SIDE = 144  # pixels of a thumbnail, shown at half the size on fine screens
 
 
@@ -50,7 +51,7 @@ def write_sheet(path: Path, report: Report, index: Index) -> None:
         severities={s: sum(f.severity == s for f in report.findings) for s in SEVERITIES},
         sections=(_section(finding, opener) for finding in report.findings),  # one finding's thumbnails at a time
         kinds=KINDS,
-        names=NAMES,
+        names=CLASSES,
     )
     with replace_file(path) as temporary:
         temporary.write_text("".join(chunks), encoding="utf-8", errors="backslashreplace")
