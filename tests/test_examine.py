@@ -13,7 +13,8 @@ from PIL import Image
 
 from resnetv2.data import examine as module
 from resnetv2.data.examine import examine, examine_pictures
-from resnetv2.data.index import Index
+from resnetv2.data.index import Index, read_index
+from resnetv2.data.packing import pack
 from resnetv2.errors import DataError
 
 MODES = {  # that each format can hold
@@ -118,6 +119,20 @@ def test_only_what_changed_is_decoded_again(decoded, tmp_path):
     facts = examine_pictures(index_of(data)).facts
     assert len(decoded) == 5 + 2
     assert facts["sha256"][3].tobytes() == hashlib.sha256((data / "3.bmp").read_bytes()).digest()
+
+
+def test_pictures_in_shards_are_remembered_until_their_shard_changes(decoded, tmp_path):
+    for name in ("a", "b"):
+        for i in range(3):
+            write_picture(tmp_path / "data" / name / f"{i}.png", noise(8, 8, i))
+    packed = pack(tmp_path / "data", tmp_path / "packed").out
+    age(packed)
+    first = examine_pictures(read_index(packed)).facts
+    assert np.array_equal(examine_pictures(read_index(packed)).facts, first)
+    assert len(decoded) == 6
+    os.utime(packed / "shard-00000.tar", (LONG_AGO + 1, LONG_AGO + 1))
+    assert np.array_equal(examine_pictures(read_index(packed)).facts, first)
+    assert len(decoded) == 12
 
 
 def test_a_part_of_the_pictures_does_not_drive_the_others_out(decoded, tmp_path):

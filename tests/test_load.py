@@ -49,6 +49,35 @@ def test_from_any_position_the_rest_of_the_epoch_comes(samples, augment):
         assert listed(loader.batches(2, start)) == whole[start:]
 
 
+def test_balanced_batches_are_the_same_for_any_number_of_workers_and_from_any_position(tmp_path):
+    data = write_dataset(tmp_path, {"train": {"a": 17, "b": 3}, "val": {"a": 1, "b": 1}}, 12)
+    some = read_index(data).split("train")
+    loaders = [Loader(some, 4, SIZE, AUGMENT, 3, workers, sampling="balanced") for workers in (1, 2, 7)]
+    whole = listed(loaders[0].batches(2))
+    assert sum(labels.count(1) for _, labels, _ in whole) == 10
+    assert all(listed(loader.batches(2)) == whole for loader in loaders)
+    assert all(listed(loaders[1].batches(2, start)) == whole[start:] for start in range(len(whole)))
+    assert listed(loaders[0].batches(3)) != whole
+
+
+def test_a_picture_that_comes_again_in_an_epoch_comes_in_another_crop(tmp_path):
+    data = write_dataset(tmp_path, {"train": {"a": 17, "b": 3}, "val": {"a": 1, "b": 1}}, 40)
+    some = read_index(data).split("train")
+    for budget in (None, Budget(10**9)):  # decoded each time, and kept
+        loader = Loader(some, 4, SIZE, AUGMENT, 3, 2, budget, "balanced")
+        views = {}
+        for batch in loader.batches(1):
+            for index, picture in zip(batch.indices.tolist(), batch.pictures, strict=True):
+                views.setdefault(index, []).append(picture.tobytes())
+        repeated = [found for found in views.values() if len(found) > 1]
+        assert len(repeated) == 3, "the three of class b, each three or four times"
+        assert all(len(set(found)) == len(found) for found in repeated)
+
+
+def test_evaluation_takes_every_picture_once_whatever_the_sampling(samples):
+    assert listed(Loader(samples, 4, SIZE, sampling="balanced").batches()) == listed(Loader(samples, 4, SIZE).batches())
+
+
 def test_every_sample_comes_once_in_an_epoch_with_its_label_and_picture(samples):
     whole = Augment(scale=(1, 1), ratio=(1, 1), hflip=0)
     seen = []

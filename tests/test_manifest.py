@@ -51,6 +51,7 @@ def test_a_saved_list_can_be_given_as_data_from_anywhere(folder, saved, monkeypa
     assert (index.root, index.digest()) == (folder, again.digest())
     assert all(path.is_file() for path in index.split("all").paths)
     assert not index.assigned
+    assert list(read_saved_index(saved, saved).rows()) == list(again.rows()), "as a run on the list is resumed"
 
 
 def test_a_saved_list_of_packed_pictures_reads_them_from_the_shards(folder, tmp_path):

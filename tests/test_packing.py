@@ -1,6 +1,7 @@
 """Packing: bytes untouched, the same training from it, and nothing left that is half."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from runs import SETTINGS, TINY, command, write_colours
 import resnetv2
 from resnetv2.data import packing
 from resnetv2.data.augment import Augment
+from resnetv2.data.check import check_pictures
 from resnetv2.data.index import read_index
 from resnetv2.data.load import Loader
 from resnetv2.data.manifest import read_saved_manifest
@@ -102,6 +104,15 @@ def test_splits_that_were_chosen_here_stay(tmp_path, without_splits):
     root = write_dataset(tmp_path / "data", without_splits)
     packed = pack(root, tmp_path / "packed").out
     assert read_index(packed).digest() == read_index(root).digest()
+
+
+def test_splits_that_the_data_does_not_say_are_left_to_training_which_keeps_copies_together(tmp_path):
+    root = write_dataset(tmp_path / "data", {"": {"a": 12, "b": 12}}, size=40)
+    for i in range(12):
+        shutil.copy(root / "a" / f"{i}.png", root / "a" / f"{i}-copy.png")
+    packed = pack(root, tmp_path / "packed").out
+    there, here = (check_pictures(read_index(data), data)[0] for data in (root, packed))
+    assert here.digest() == there.digest() != read_index(root).digest()
 
 
 # --- interrupted ---

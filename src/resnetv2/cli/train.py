@@ -21,7 +21,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "crop_scale=0.5,1, weight_decay=1e-4, drop_path_rate=0.05, memory=recompute, model.stem=3x3, dialect=keras.",
     )
     parser.add_argument(
-        "data", metavar="DATA", help="folder of pictures, CSV manifest, or packed folder; it is only read"
+        "data", metavar="DATA", help="folder of pictures, CSV, packed folder, or a run's index.csv; it is only read"
     )
     parser.add_argument("--out", required=True, metavar="RUN", help="new folder for the run")
     parser.add_argument("--arch", metavar="NAME", help=f"architecture; see resnetv2 models (default: {default.arch})")
