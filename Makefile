@@ -16,7 +16,7 @@ demo: .venv/.train  ## train, evaluate, predict and verify on real handwritten d
 	$(BIN)/resnetv2 demo
 
 test: .venv/.dev  ## the default tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-slow: .venv/.dev  ## every test
 	$(BIN)/python -m pytest -m "slow or not slow"
