@@ -269,6 +269,31 @@ def test_every_kind_has_a_severity_a_name_and_advice():
         assert kind.advice.endswith((".", "?"))
 
 
+def test_what_training_would_refuse_is_an_error_of_the_check(tmp_path, capsys):
+    from resnetv2.cli import main
+
+    for name in ("a", "b", "c"):
+        for i in range(4):
+            write_picture(tmp_path / "data" / name / f"{i}.png", smooth(10 * ord(name) + i))
+    for picture in (tmp_path / "data" / "b").iterdir():
+        picture.write_bytes(b"")
+    page = tmp_path / "page.html"
+    report = resnetv2.check(tmp_path / "data", on_bad_image="skip", html=page)
+    assert not report.ok
+    assert {f.kind: f.severity for f in report.findings if f.kind in ("untrainable", "unreadable")} == {
+        "untrainable": "error",
+        "unreadable": "warning",
+    }
+    assert "It can be trained on" not in page.read_text()
+    shutil.rmtree(tmp_path / "data" / "b")
+    shutil.rmtree(tmp_path / "data" / "c")
+    assert main(["check", str(tmp_path / "data")]) == 2
+    assert "there is one class only, 'a'" in capsys.readouterr().out
+    for picture in (tmp_path / "data" / "a").iterdir():
+        picture.write_bytes(b"")
+    assert not resnetv2.check(tmp_path / "data", on_bad_image="skip").ok
+
+
 # --- train and evaluate ---
 
 
@@ -305,6 +330,15 @@ def test_training_without_them_says_which_trains_on_the_others_and_resumes(colou
     (colours / "train" / "red" / "001.png").write_bytes(b"")  # what the run reads must stay
     with pytest.raises(DataError, match="1 of 34 pictures cannot be read"):
         resnetv2.train(colours, out=run, resume=True)
+
+
+def test_a_resumed_run_does_not_advise_to_leave_pictures_out(tmp_path):
+    data, run = write_colours(tmp_path / "colours", train=6, val=3, test=0), tmp_path / "run"
+    resnetv2.train(data, out=run, set=TINY, **{**SETTINGS, "epochs": 1})
+    (data / "train" / "red" / "000.png").write_bytes(b"")
+    with pytest.raises(DataError, match="Bring back") as caught:
+        resnetv2.train(data, out=run, resume=True)
+    assert "skip" not in str(caught.value)
 
 
 def test_evaluation_leaves_them_out_on_demand_and_lists_them(colours, tmp_path):

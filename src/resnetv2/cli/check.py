@@ -59,7 +59,8 @@ def _print_report(report: Report) -> None:
     from resnetv2.data.check import KINDS, Item
 
     def name(item: Item) -> str:
-        return (item.path or item.label) + (f" ({item.note})" if item.note else "")
+        thing = item.path or item.label
+        return f"{thing} ({item.note})" if thing and item.note else thing or item.note
 
     print(
         f"{report.pictures:,} pictures in {len(report.classes):,} classes, {report.statistics['readable']:,} readable"

@@ -44,6 +44,7 @@ class Kind(NamedTuple):
 
 KINDS = {
     "unreadable": Kind("error", "cannot be read", "Mend or remove them, or leave them out with --on-bad-image skip."),
+    "untrainable": Kind("error", "cannot train a classifier", "Training refuses these pictures as they are."),
     "conflict": Kind("warning", "same picture, different classes", "At most one of the labels is right."),
     "conflict_near": Kind("warning", "nearly the same picture, different classes", "Look whether both labels hold."),
     "leak": Kind("warning", "same picture, different splits", "Figures on val and test flatter: keep one of each."),
@@ -173,6 +174,8 @@ def _report(index: Index, examined: Examined, found: Mapping[str, list[Item]], d
     """
     facts, readable = examined.facts, examined.readable
     found = {"unreadable": _items(index, examined.reasons, examined.reasons), **found}
+    left = index.without(examined.reasons) if examined.reasons else index
+    found["untrainable"] = [Item("", name, "", why) for name, why in left.obstacles()]
     found |= _classes(index)
     found |= _looks(index, facts, readable)
     found["ending"] = _endings(index, facts, readable)
@@ -189,7 +192,7 @@ def _report(index: Index, examined: Examined, found: Mapping[str, list[Item]], d
         classes={name: dict(zip(SPLITS, row, strict=True)) for name, row in zip(index.classes, table, strict=True)},
         statistics=_statistics(facts[readable]),
         findings=order_findings(
-            make_finding(kind, items, "warning" if on_bad_image == "skip" else None)
+            make_finding(kind, items, "warning" if (kind, on_bad_image) == ("unreadable", "skip") else None)
             for kind, items in found.items()
             if items
         ),
@@ -218,13 +221,14 @@ def check_policy(on_bad_image: str) -> None:
         raise ConfigError(unknown("on_bad_image", on_bad_image, POLICIES))
 
 
-def readable_index(index: Index, reasons: Mapping[int, str], on_bad_image: str) -> Index:
+def readable_index(index: Index, reasons: Mapping[int, str], on_bad_image: str, fixed: bool = False) -> Index:
     """Return the index without its unreadable pictures, if that is the policy.
 
     Args:
         index: the pictures.
         reasons: place -> why the picture there cannot be read.
         on_bad_image: "error" or "skip".
+        fixed: whether the list of pictures can no longer change, so that leaving some out is no advice.
 
     Raises:
         DataError: there are some and the policy is "error", or none is left; they are named with their reasons.
@@ -236,6 +240,7 @@ def readable_index(index: Index, reasons: Mapping[int, str], on_bad_image: str) 
     bad = [f"{index.place(i)}: {reason}" for i, reason in reasons.items()]
     more = [f"… and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
     mend = "" if on_bad_image == "skip" else "\nMend or remove them, or leave them out with --on-bad-image skip"
+    mend = "\nBring back those that the run began with, or start a new run" if fixed else mend
     listed = "\n  ".join(bad[:_SHOWN] + more)
     raise DataError(f"{len(bad)} of {len(index.paths)} pictures cannot be read:\n  {listed}{mend}")
 

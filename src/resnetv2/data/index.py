@@ -133,23 +133,27 @@ class Index:
             DataError: no training or validation pictures, one class only, classes with a single picture, or classes
                 that are never trained; all problems at once.
         """
+        problems = [f"class {name!r} {why}" if name else why for name, why in self.obstacles()]
+        if problems:
+            raise DataError(f"{self.root} cannot train a classifier:\n  " + "\n  ".join(shorten(problems)))
+
+    def obstacles(self) -> list[tuple[str, str]]:
+        """Return why this cannot train a classifier: the class, or "" where it is not about one, and the reason."""
         table = self.table()
         whole = ", for pictures that belong together are not parted: say the split in folders or a CSV"
         why = whole if self.groups is not None and self.given is not None and (self.given == "").any() else ""
-        missing = [s for s in ("train", "val") if not table[:, SPLITS.index(s)].any()]
-        problems = [f"there are no {s!r} pictures{why}" for s in missing]
+        found = [("", f"there are no {s!r} pictures{why}") for s in SPLITS[:2] if not table[:, SPLITS.index(s)].any()]
         if len(self.classes) < 2:
-            problems.append(f"there is one class only, {self.classes[0]!r}; a classifier needs two or more")
+            found.append(("", f"there is one class only, {self.classes[0]!r}; a classifier needs two or more"))
         for name, counts in zip(self.classes, table, strict=True):
             if not counts.any():
-                problems.append(f"class {name!r} has no picture that can be read")
+                found.append((name, "has no picture that can be read"))
             elif counts.sum() == 1:
-                problems.append(f"class {name!r} has a single picture; it needs one to train and one to check")
+                found.append((name, "has a single picture; it needs one to train and one to check"))
             elif not counts[0]:
                 where = " and ".join(repr(s) for s, n in zip(SPLITS, counts, strict=True) if n)
-                problems.append(f"class {name!r} is in {where} but not in 'train'")
-        if problems:
-            raise DataError(f"{self.root} cannot train a classifier:\n  " + "\n  ".join(shorten(problems)))
+                found.append((name, f"is in {where} but not in 'train'"))
+        return found
 
     def rows(self) -> Iterator[Row]:
         """Yield what is known of each picture."""

@@ -152,7 +152,9 @@ def _resumed(data: Path, out: Path, settings: Mapping[str, Any]) -> tuple[TrainC
     if changed:
         raise ConfigError("\n  ".join(["a resumed run keeps its settings; these differ", *changed]))
     index = read_saved_index(out / "index.csv", data)
-    now_there, _ = _check(index, data, "error")  # the run's list of pictures is what it is: none may be missing now
+    now_there, _ = _check(
+        index, data, "error", fixed=True
+    )  # the run's list of pictures is what it is: none may be missing now
     _refuse_changed(index, now_there)
     return config, index
 
@@ -169,12 +171,12 @@ def _refuse_changed(saved: Index, now: Index) -> None:
         )
 
 
-def _check(index: Index, data: Path, on_bad_image: str) -> tuple[Index, Report]:
+def _check(index: Index, data: Path, on_bad_image: str, fixed: bool = False) -> tuple[Index, Report]:
     """Return the pictures that can be read, and what was found; refuse data that cannot train."""
     index.check_trainable()
     with counting("checking pictures") as progress:
         index, examined, report = check_pictures(index, data, on_bad_image, progress)
-    index = readable_index(index, examined.reasons, on_bad_image)
+    index = readable_index(index, examined.reasons, on_bad_image, fixed)
     index.check_trainable()
     return index, report
 
