@@ -278,3 +278,20 @@ def test_the_loader_tells_how_long_its_threads_worked(samples):
     assert once > 0
     list(loader.batches())
     assert loader.seconds > once
+
+
+def test_a_picture_that_two_threads_decode_at_once_is_paid_for_once(samples, monkeypatch):
+    meeting = threading.Barrier(4)
+
+    def together(*args):
+        meeting.wait(timeout=10)
+        return open_picture(*args)
+
+    monkeypatch.setattr(load, "open_picture", together)
+    some = Samples(samples.paths[:4], np.array([0, 1, 1, 1]))  # the first comes twice in a balanced epoch
+    budget = Budget(10**6)
+    loader = Loader(some, 4, SIZE, AUGMENT, 3, 4, budget, sampling="balanced")
+    list(loader.batches())
+    spent = sum(kept.nbytes + 256 for kept in loader._kept.values())
+    assert loader._kept
+    assert budget.left == 10**6 - spent

@@ -63,7 +63,7 @@ def _print_report(report: Report) -> None:
         return f"{thing} ({item.note})" if thing and item.note else thing or item.note
 
     print(
-        f"{report.pictures:,} pictures in {len(report.classes):,} classes, {report.statistics['readable']:,} readable"
+        f"{report.pictures:,} pictures in {len(report.classes):,} {'class' if len(report.classes) == 1 else 'classes'}, {report.statistics['readable']:,} readable"
     )
     rows = []
     for finding in report.findings:

@@ -165,8 +165,9 @@ class Loader:
             raise DataError(f"cannot read {path}: {error}") from error
 
     def _keep(self, index: int, pixels: np.ndarray) -> np.ndarray:
-        if self.budget.take(pixels.nbytes + _OBJECT_BYTES):
-            self._kept[index] = pixels.copy()  # it may be a part of something larger
+        with self._lock:  # a balanced epoch may have two threads decode one picture at once
+            if index not in self._kept and self.budget.take(pixels.nbytes + _OBJECT_BYTES):
+                self._kept[index] = pixels.copy()  # it may be a part of something larger
         return pixels
 
 

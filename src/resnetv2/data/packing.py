@@ -38,8 +38,8 @@ def pack(data: str | Path, out: str | Path, *, max_size: int = 1000, progress: C
 
     The bytes of each picture file go in untouched, with label, split and SHA-256 in a list beside them; order and
     splits are those of ``data``, and splits that it does not say are assigned by training, as for the folder, so that
-    either gives the same bits. ``out`` appears when all of it is
-    on the disk: what is there is whole, and after an interruption the same command starts afresh.
+    either gives the same bits. ``out`` appears when all of it is on the disk: what is there is whole, and after an
+    interruption the same command starts afresh.
 
     Args:
         data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, or a CSV manifest.
