@@ -62,9 +62,9 @@ def _print_report(report: Report) -> None:
         thing = item.path or item.label
         return f"{thing} ({item.note})" if thing and item.note else thing or item.note
 
-    print(
-        f"{report.pictures:,} pictures in {len(report.classes):,} {'class' if len(report.classes) == 1 else 'classes'}, {report.statistics['readable']:,} readable"
-    )
+    count = len(report.classes)
+    among = f"{count:,} {'class' if count == 1 else 'classes'}"
+    print(f"{report.pictures:,} pictures in {among}, {report.statistics['readable']:,} readable")
     rows = []
     for finding in report.findings:
         shown = ", ".join(map(name, finding.items[:_SHOWN])) + (" …" if len(finding.items) > _SHOWN else "")
