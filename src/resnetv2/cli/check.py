@@ -43,10 +43,15 @@ def run(args: argparse.Namespace) -> int:
     from resnetv2.cli.show import print_json
     from resnetv2.console import counting
 
-    options = {"html": args.html, "on_bad_image": args.on_bad_image, "group_by": args.group_by}
-    options |= {"model": args.model}
     with counting("checking pictures") as progress:
-        report = resnetv2.check(args.data, **options, progress=progress)
+        report = resnetv2.check(
+            args.data,
+            html=args.html,
+            on_bad_image=args.on_bad_image,
+            group_by=args.group_by,
+            model=args.model,
+            progress=progress,
+        )
     if args.json:
         print_json(report.to_dict())
     else:

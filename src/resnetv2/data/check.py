@@ -15,6 +15,8 @@ from resnetv2.console import Counter as Progress
 from resnetv2.data.duplicates import BLANK, Group, find_groups
 from resnetv2.data.examine import Examined, examine_pictures
 from resnetv2.data.index import Index
+from resnetv2.data.manifest import shorten
+from resnetv2.data.names import is_text
 from resnetv2.data.splits import SPLITS
 from resnetv2.data.survey import survey_folder
 from resnetv2.errors import ConfigError, DataError, unknown
@@ -238,16 +240,10 @@ def readable_index(index: Index, reasons: Mapping[int, str], on_bad_image: str, 
     if on_bad_image == "skip" and len(reasons) < len(index.paths):
         return index.without(reasons)
     bad = [f"{index.place(i)}: {reason}" for i, reason in reasons.items()]
-    more = [f"… and {len(bad) - _SHOWN} more"] if len(bad) > _SHOWN else []
     mend = "" if on_bad_image == "skip" else "\nMend or remove them, or leave them out with --on-bad-image skip"
     mend = "\nBring back those that the run began with, or start a new run" if fixed else mend
-    listed = "\n  ".join(bad[:_SHOWN] + more)
+    listed = "\n  ".join(shorten(bad, _SHOWN))
     raise DataError(f"{len(bad)} of {len(index.paths)} pictures cannot be read:\n  {listed}{mend}")
-
-
-def is_text(path: str) -> bool:
-    """Return whether a file's name is UTF-8; the bytes of one that is not arrive as lone surrogates."""
-    return path.encode(errors="replace").decode() == path
 
 
 def _items(index: Index, places: Iterable[int], notes: Mapping[int, str] | None = None) -> list[Item]:

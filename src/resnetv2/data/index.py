@@ -22,7 +22,7 @@ from resnetv2.data.manifest import (
     shorten,
     write_manifest,
 )
-from resnetv2.data.names import Names
+from resnetv2.data.names import Names, is_text
 from resnetv2.data.shards import SHARD_LIST, Member, Shards, read_shards
 from resnetv2.data.splits import SPLITS, assign_splits, join_groups, match_groups
 from resnetv2.errors import DataError
@@ -279,7 +279,7 @@ def _build(root: Path, rows: Sequence[Row], shards: Shards | None = None) -> Ind
     if not rows:
         raise DataError(f"no pictures in {root}: expected root/class/*.jpg or root/train/class/*.jpg ({_endings()})")
     labels, given = [row.label for row in rows], [row.split for row in rows]
-    nameless = sorted({name for name in labels if name.encode(errors="replace").decode() != name})
+    nameless = sorted({name for name in labels if not is_text(name)})
     if nameless:  # they could not be printed, nor sent as JSON
         raise DataError("class names that are no UTF-8 text; rename them: " + ", ".join(map(repr, nameless[:_SHOWN])))
     classes = tuple(sorted(set(labels), key=natural_key))

@@ -17,8 +17,8 @@ from resnetv2.files import replace_file
 ALIASES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 COLUMNS = ("image_path", "label", "split", "size", "sha256", "group", "data_root")  # of a saved list
 _SHOWN = 10  # problems spelled out in one message; the rest are counted
-_SIZE = re.compile(r"[0-9]{1,18}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
+NUMBER = re.compile(r"[0-9]{1,18}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 class Row(NamedTuple):
@@ -93,10 +93,10 @@ def digest_of(rows: Iterable[tuple[str, str, str]]) -> str:
     return digest.hexdigest()
 
 
-def shorten(problems: Sequence[str]) -> list[str]:
+def shorten(problems: Sequence[str], most: int = _SHOWN) -> list[str]:
     """Return the first problems and the number of the others."""
-    more = len(problems) - _SHOWN
-    return [*problems[:_SHOWN], f"… and {more} more"] if more > 0 else list(problems)
+    more = len(problems) - most
+    return [*problems[:most], f"… and {more} more"] if more > 0 else list(problems)
 
 
 def _is_file(root: Path) -> Callable[[str], bool]:
@@ -110,7 +110,7 @@ def _row(cells: dict[str, str], group_by: str | None) -> Row:
 
 def _saved_row(cells: dict[str, str]) -> Row:
     name, label, split, size, sha256, group = (cells[c] for c in COLUMNS[:6])
-    known = bool(_SIZE.fullmatch(size) and _SHA256.fullmatch(sha256))
+    known = bool(NUMBER.fullmatch(size) and SHA256.fullmatch(sha256))
     if (size or sha256) and not known:
         raise ValueError("size or sha256 is damaged")
     return Row(name, label, split, group, int(size) if known else -1, bytes.fromhex(sha256) if known else b"")

@@ -7,6 +7,11 @@ from collections.abc import Iterable, Sequence
 from typing import overload
 
 
+def is_text(name: str) -> bool:
+    """Return whether a name is UTF-8; the bytes of one that is not arrive as lone surrogates."""
+    return name.encode(errors="replace").decode() == name
+
+
 class Names(Sequence[str]):
     """Texts in one buffer: each costs its own bytes and eight more, a tuple of them about seventy.
 

@@ -17,15 +17,13 @@ from pathlib import Path
 
 import numpy as np
 
+from resnetv2.data.manifest import NUMBER, SHA256, shorten
 from resnetv2.data.splits import SPLITS
 from resnetv2.errors import DataError
 
 SHARD_LIST = "shards.csv"
 COLUMNS = ("image_path", "label", "split", "shard", "offset", "size", "sha256")
 _SHARD = re.compile(r"shard-[0-9]{5,9}[.]tar")  # so that a list can name nothing outside its folder
-_NUMBER = re.compile(r"[0-9]{1,18}")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-_SHOWN = 10  # problems spelled out; the rest are counted
 
 Row = tuple[str, str, str]  # path, label, split
 
@@ -113,8 +111,7 @@ def read_shards(folder: Path) -> tuple[list[Row], Shards]:
     if len({name for name, _, _ in rows}) < len(rows):
         problems.append("a picture is listed twice")
     if problems:
-        more = [f"… and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
-        shown = "\n  ".join(problems[:_SHOWN] + more)
+        shown = "\n  ".join(shorten(problems))
         raise DataError(f"{folder} is not the folder that was packed; copy or pack it again:\n  {shown}")
     shard_, offset_, size_ = np.array(numbers, np.int64).reshape(-1, 3).T
     sha256_ = np.frombuffer(bytes(hashes), np.uint8).reshape(-1, 32)
@@ -125,7 +122,7 @@ def _is_sound(cells: Sequence[str]) -> bool:
     if len(cells) != len(COLUMNS):
         return False
     name, label, split, shard, offset, size, sha256 = cells
-    forms = (_SHARD, shard), (_NUMBER, offset), (_NUMBER, size), (_SHA256, sha256)
+    forms = (_SHARD, shard), (NUMBER, offset), (NUMBER, size), (SHA256, sha256)
     return bool(name and label) and split in (*SPLITS, "") and all(form.fullmatch(text) for form, text in forms)
 
 

@@ -100,9 +100,17 @@ def train(
         Error: the loss is no longer a number, the disk is full, or the device's memory is.
         Interrupted: SIGINT or SIGTERM; the state was saved first.
     """
-    named: dict[str, Any] = {"arch": arch, "epochs": epochs, "image_size": image_size, "batch_size": batch_size}
-    named |= {"lr": lr, "seed": seed, "device": device, "on_bad_image": on_bad_image}
-    named |= {"group_by": group_by}
+    named: dict[str, Any] = {
+        "arch": arch,
+        "epochs": epochs,
+        "image_size": image_size,
+        "batch_size": batch_size,
+        "lr": lr,
+        "seed": seed,
+        "device": device,
+        "on_bad_image": on_bad_image,
+        "group_by": group_by,
+    }
     settings = {**(set or {}), **{key: value for key, value in named.items() if value is not None}}
     data, out = Path(data), Path(out)
     if resume:
@@ -373,10 +381,8 @@ class Run:
         progress.step += 1
         progress.batch += 1
         progress.loss_sum += value * len(labels)
-        shown = (
-            labels.argmax(dim=1) if self.mix.active else labels
-        )  # of a mixed picture, the class with the larger share
-        progress.correct += int((logits.argmax(dim=1) == shown).sum())
+        larger = labels.argmax(dim=1) if self.mix.active else labels  # of a mixed picture, the class with more of it
+        progress.correct += int((logits.argmax(dim=1) == larger).sum())
         progress.seen += len(labels)
         if progress.step % config.ema_every == 0 or progress.batch == len(self.train_loader):
             self.average.update(progress.step)
