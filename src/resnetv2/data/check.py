@@ -252,7 +252,7 @@ def _items(index: Index, places: Iterable[int], notes: Mapping[int, str] | None 
 
 def item_of(index: Index, place: int, note: str = "", group: int = 0) -> Item:
     """Return the item of a picture."""
-    return Item(index.paths[place], index.classes[index.labels[place]], str(index.splits[place]), note, group)
+    return Item(index.paths[place], index.label(place), str(index.splits[place]), note, group)
 
 
 def _duplicates(index: Index, groups: Sequence[Group]) -> dict[str, list[Item]]:
@@ -261,7 +261,7 @@ def _duplicates(index: Index, groups: Sequence[Group]) -> dict[str, list[Item]]:
     for group in groups:
         places = list(group.members)
         kinds = [
-            *(["conflict"] if len(set(index.labels[places])) > 1 else []),
+            *(["conflict"] if len(np.unique(index.labels[places], axis=0)) > 1 else []),
             *(["leak"] if len(set(index.splits[places])) > 1 else []),
         ]
         for kind in kinds or ["duplicate"]:
