@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-from resnetv2.data.autoaugment import POLICIES
+from resnetv2.data.autoaugment import policy
 
 _REDUCTIONS = (8, 4, 2)  # that libjpeg decodes at, strongest first
 _FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
@@ -25,7 +25,7 @@ class Augment:
     scale: tuple[float, float]  # area of the crop, as a share of the picture's
     ratio: tuple[float, float]  # width / height of the crop
     hflip: float  # probability of a mirror image
-    auto_augment: str = "none"  # a key of POLICIES
+    auto_augment: str = "none"  # or the name of a policy
     random_erasing: float = 0.0  # probability of an erased patch
     dct_scaling: bool = False  # whether a JPEG may be decoded smaller where the crop keeps enough pixels
 
@@ -79,7 +79,7 @@ class View:
         if rng.random() < augment.hflip:
             out = out.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if augment.auto_augment != "none":
-            out = POLICIES[augment.auto_augment](out, rng)
+            out = policy(augment.auto_augment)(out, rng)
         pixels = np.asarray(out)
         if augment.random_erasing and rng.random() < augment.random_erasing:
             pixels = erase(pixels, rng)

@@ -101,8 +101,13 @@ class Loader:
     def __len__(self) -> int:
         return len(self.bounds)
 
-    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int = 0, start: int = 0, size: int | None = None) -> Iterator[Batch]:
         """Yield the batches of an epoch from number ``start`` on.
+
+        Args:
+            epoch: counted from 0.
+            start: batches to leave out.
+            size: side of augmented pictures; None is the preprocessing's.
 
         Raises:
             DataError: a picture cannot be read; the message names it.
