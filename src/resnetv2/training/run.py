@@ -29,7 +29,7 @@ from resnetv2.data.load import Batch, Budget, Loader
 from resnetv2.data.manifest import shorten
 from resnetv2.data.sampling import balanced_weights
 from resnetv2.errors import ConfigError, DataError, Error, Interrupted
-from resnetv2.evaluation.metrics import wilson_interval
+from resnetv2.evaluation.intervals import wilson_interval
 from resnetv2.files import write_json
 from resnetv2.model import ResNetV2
 from resnetv2.preprocess import Preprocessing, open_picture
