@@ -14,7 +14,7 @@ from resnetv2.data.examine import examine_pictures
 from resnetv2.data.index import Index, read_index
 from resnetv2.data.load import Loader
 from resnetv2.errors import ConfigError, DataError
-from resnetv2.evaluation.metrics import classification_report
+from resnetv2.evaluation.classification import classification_report
 from resnetv2.evaluation.split import run_split
 from resnetv2.inference import Classifier, load
 from resnetv2.weights.labels import IMAGENET, synsets
