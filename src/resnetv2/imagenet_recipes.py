@@ -38,6 +38,7 @@ _RSB = {  # what A1, A2 and A3 share
     "optimizer": "lamb",
     "schedule": "cosine",
     "warmup_epochs": 5,
+    "clip_grad": 1.0,
     "loss": "bce",
     "cutmix": 1.0,
     "image_size": 224,

@@ -53,10 +53,11 @@ class View:
         augment: what may be chosen.
         size: side of the view in pixels.
         rng: the source of every choice.
+        small: pictures with no side of as many pixels are decoded whole: a loader may keep them for other views.
     """
 
-    def __init__(self, augment: Augment, size: int, rng: np.random.Generator) -> None:
-        self.augment, self.size, self.rng = augment, size, rng
+    def __init__(self, augment: Augment, size: int, rng: np.random.Generator, small: int = 0) -> None:
+        self.augment, self.size, self.rng, self.small = augment, size, rng, small
         self.full, self.box, self.reduction = (0, 0), (0.0, 0.0, 0.0, 0.0), 1
 
     def choose(self, width: int, height: int) -> int:
@@ -68,7 +69,7 @@ class View:
         self.full = width, height
         left, top, right, bottom = self.box = self.augment.box(width, height, self.rng)
         times = min(right - left, bottom - top, width, height) / self.size
-        if self.augment.dct_scaling:
+        if self.augment.dct_scaling and max(self.full) >= self.small:
             self.reduction = next((r for r in _REDUCTIONS if times >= r), 1)
         return self.reduction
 

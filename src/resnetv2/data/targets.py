@@ -84,6 +84,16 @@ def label_text(task: str, label: np.ndarray, classes: Sequence[str]) -> str:
     return SEPARATOR.join(classes[i] for i in np.flatnonzero(label))
 
 
+def renumber_classes(task: str, labels: np.ndarray, numbers: np.ndarray, size: int) -> np.ndarray:
+    """Return labels among ``size`` classes of which ``numbers`` (classes,) are those that they had."""
+    if task == "classification":
+        result: np.ndarray = numbers[labels]
+        return result
+    marks = np.zeros((len(labels), size), labels.dtype)
+    marks[:, numbers] = labels
+    return marks
+
+
 def count_classes(task: str, labels: np.ndarray, size: int) -> np.ndarray:
     """Return how many pictures have each class, int64 (size,); for "regression" how many there are."""
     if task == "multilabel":

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from resnetv2.errors import ConfigError, ModelFileError
 from resnetv2.runtime.pytorch import weights_of
-from resnetv2.training.optim import MovingAverage
+from resnetv2.training.average import MovingAverage
 from resnetv2.training.optimizers import load_state_tensors, state_tensors
 from resnetv2.weights.sealed import read_sealed, write_sealed
 

@@ -30,7 +30,7 @@ from resnetv2.training.checkpoint import Progress, State, list_checkpoints, read
 from resnetv2.training.display import Display
 from resnetv2.training.mix import Mix
 from resnetv2.training.objective import Objective
-from resnetv2.training.optim import MovingAverage
+from resnetv2.training.average import MovingAverage
 from resnetv2.training.optimizers import StartingPoint, make_optimizer
 from resnetv2.training.samples import golden_pictures
 from resnetv2.training.schedules import image_size_at, rate_at
@@ -110,8 +110,8 @@ class Run:
         )
         self.objective = Objective(config, index, self.device)
         anchor = StartingPoint(parts.network, config.l2_sp) if config.l2_sp else None
-        self.take_step = Stepper(self.model, self.objective.loss, self.optimizer, config, self.device, anchor)
-        self.state = State(self.model, self.average, self.optimizer, self.take_step.scaler)
+        self.stepper = Stepper(self.model, self.objective.loss, self.optimizer, config, self.device, anchor)
+        self.state = State(self.model, self.average, self.optimizer, self.stepper.scaler)
         self.normalize = Normalize(parts.preprocessing).to(self.device)
         self.mix = Mix(config.mixup, config.cutmix, len(index.classes))
         self.pictures = {"sha256": index.digest(), "pictures": index.counts()}  # what the run reads
@@ -211,18 +211,18 @@ class Run:
         """Take every step that is left of the epoch under way; return how fast that went."""
         progress, steps = self.progress, len(self.parts.train)
         self.model.train()
-        watch = Stopwatch(self.parts.train)
-        for batch in watch.batches(progress.epoch, progress.batch, self.image_size()):
+        stopwatch = Stopwatch(self.parts.train)
+        for batch in stopwatch.watch(self.parts.train.batches(progress.epoch, progress.batch, self.image_size())):
             rate = self.rate(progress.step)
-            self.train_batch(batch, rate)
+            self.take_step(batch, rate)
             display.step(progress, self.config.epochs, len(batch.labels), rate, self.index.task == "classification")
             if self.signal is not None:
                 self.stop(display, self.signal)
             if self.is_save_due() and progress.batch < steps:
                 self.save()
-        return watch.speed()
+        return stopwatch.speed()
 
-    def train_batch(self, batch: Batch, rate: float) -> Outcome:
+    def take_step(self, batch: Batch, rate: float) -> Outcome:
         """Take one step, and add to the epoch's sums."""
         progress, config = self.progress, self.config
         targets = self.objective.targets(batch.labels)
@@ -230,7 +230,7 @@ class Run:
         if self.mix.active:
             rng = np.random.default_rng((config.seed, progress.epoch, 2, progress.batch))
             pictures, targets = self.mix(pictures, targets, rng)
-        outcome = self.take_step(pictures, targets, rate, progress.step)
+        outcome = self.stepper(pictures, targets, rate, progress.step)
         if not np.isfinite(outcome.loss):
             raise Error(
                 f"the loss became {outcome.loss} at step {progress.step + 1} (epoch {progress.epoch + 1}): start a new "
@@ -301,9 +301,7 @@ class Run:
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step counted from 0."""
-        config, steps = self.config, len(self.parts.train)
-        warmup = min(config.warmup_epochs, config.epochs / 4) * steps
-        return rate_at(config.schedule, config.peak_lr, step, config.epochs * steps, warmup)
+        return learning_rate(self.config, step, len(self.parts.train))
 
     def image_size(self) -> int:
         """Return the side of the training pictures of the epoch under way."""
@@ -325,10 +323,10 @@ class Run:
         """Say what is about to happen."""
         counts, config = self.index.counts(), self.config
         pictures = ", ".join(f"{n:,} {split}" for split, n in counts.items() if n)
-        from_weights = f" from {self.origin.weights}" if self.origin.weights else ""
+        from_where = f"from {self.origin.weights}" if self.origin.weights else f"of {config.arch}"
         what = "a number" if self.index.task == "regression" else f"{len(self.index.classes):,} classes"
         display.say(
-            f"{config.recipe}{from_weights}: {self.parts.preprocessing.image_size} px on {self.device}, {what}, "
+            f"{config.recipe} {from_where}: {self.parts.preprocessing.image_size} px on {self.device}, {what}, "
             f"pictures: {pictures}; batch {config.batch_size}, peak lr {config.peak_lr:g}, mirror {config.hflip:g}, "
             f"crop {'–'.join(f'{x:g}' for x in config.crop_scale or ())} of the area; run in {self.out}"
         )
@@ -362,3 +360,9 @@ class Run:
         self.save()
         display.say(f"stopped after step {self.progress.step}; continue with --resume")
         raise Interrupted(number)
+
+
+def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
+    """Return the rate of a step counted from 0: linear warm-up, then the config's schedule."""
+    warmup = min(config.warmup_epochs, config.epochs / 4) * steps_per_epoch
+    return rate_at(config.schedule, config.peak_lr, step, config.epochs * steps_per_epoch, warmup)
