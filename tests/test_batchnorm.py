@@ -4,13 +4,13 @@ import copy
 
 import pytest
 import torch
+from resnetv2.training.optim import MovingAverage
 from torch import nn
 
 from resnetv2.config import architecture
 from resnetv2.errors import DataError
 from resnetv2.model import ResNetV2
 from resnetv2.training.batchnorm import batch_norms, freeze, recalibrate, statistics_digest
-from resnetv2.training.optim import MovingAverage
 
 
 def make_model(**options):

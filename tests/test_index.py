@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from pictures import write_dataset, write_picture
 
 from resnetv2.config import architecture

@@ -1,12 +1,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pictures import encode, noise, write_picture
 from safetensors.numpy import save_file
 
+import resnetv2
 from resnetv2.config import architecture
 from resnetv2.errors import ConfigError, ModelFileError
 from resnetv2.preprocess import Preprocessing
@@ -19,7 +21,7 @@ from resnetv2.weights.modelfile import (
     read_model_file,
     write_model_file,
 )
-from resnetv2.weights.sealed import read_sealed, write_sealed
+from resnetv2.weights.sealed import read_seal, read_sealed, write_sealed
 
 CLASSES = ("cat", "dog", "Käse 🧀")
 HEADER = Header(

@@ -5,10 +5,10 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from resnetv2.training.optim import learning_rate
 
 from resnetv2.errors import ConfigError
 from resnetv2.recipes import TrainConfig
-from resnetv2.training.optim import learning_rate
 from resnetv2.training.schedules import SCHEDULES, image_size_at, rate_at
 
 

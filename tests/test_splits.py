@@ -16,7 +16,6 @@ def assign(paths, labels, splits, groups=None):
     return assign_splits(paths, [(label,) for label in labels], splits, groups)
 
 
-
 def deal(label, paths, split=""):
     """Return {path: split} as assigned to the pictures of one class that all have the same split, or none."""
     return dict(zip(paths, assign(paths, [label] * len(paths), [split] * len(paths)), strict=True))

@@ -156,7 +156,9 @@ class TrainConfig(Plain):
     start_image_size: int | None = None  # side at first, rising to image_size in steps of 32; None: image_size
     resize_ramp: tuple[float, float] = (0.4, 0.8)  # shares of the run between which that side rises
     val_image_size: int | None = None  # side in validation and in use; None: image_size
-    crop_pct: float | None = None  # that square's side, as a share of the resized picture's shortest; None: 1, or the weights'
+    crop_pct: float | None = (
+        None  # that square's side, as a share of the resized picture's shortest; None: 1, or the weights'
+    )
     hflip: float | None = None  # probability of a mirror image; None: 0.5, but 0 for characters and numbers
     crop_scale: tuple[float, float] | None = None  # the random crop's share of the area; above 1 zooms out
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of the random crop

@@ -44,7 +44,8 @@ def run(args: argparse.Namespace) -> int:
     if rows:
         heads = {2: ("picture", "answer"), 3: ("picture", "labels", "probabilities")}
         print_table(
-            heads.get(width, ("picture", "label", "probability", "then")), [(*r, *[""] * (width - len(r))) for r in rows]
+            heads.get(width, ("picture", "label", "probability", "then")),
+            [(*r, *[""] * (width - len(r))) for r in rows],
         )
     return 2 if failed else 0
 

@@ -99,8 +99,8 @@ def run(args: argparse.Namespace) -> int:
     name, form = FIGURES[result.metric]
     interval = " – ".join(map(form.format, result.val_score_ci95)) if result.val_score_ci95 else "unknown"
     print(
-        f"best epoch {result.best_epoch} of {result.epochs}: {name} {form.format(result.val_score)} on {result.val_n:,} "
-        f"validation pictures (95 % interval {interval})"
+        f"best epoch {result.best_epoch} of {result.epochs}: {name} {form.format(result.val_score)} on "
+        f"{result.val_n:,} validation pictures (95 % interval {interval})"
     )
     return 0
 

@@ -61,9 +61,7 @@ def read_manifest(
     return _read(path, root, task, lambda cells: _row(cells, column, group_by), _is_file(root)), task
 
 
-def read_saved_manifest(
-    path: Path, root: Path, is_there: Callable[[str], bool] | None = None
-) -> tuple[list[Row], str]:
+def read_saved_manifest(path: Path, root: Path, is_there: Callable[[str], bool] | None = None) -> tuple[list[Row], str]:
     """Read a list that a run saved, to the letter; see ``read_manifest``. The column tells the task.
 
     Args:
@@ -123,7 +121,9 @@ def _is_file(root: Path) -> Callable[[str], bool]:
 
 
 def _row(cells: dict[str, str], column: str, group_by: str | None) -> Row:
-    name, label, split = (cells[c].strip() for c in (COLUMNS[0], column, COLUMNS[2]))  # people write spaces after commas
+    name, label, split = (
+        cells[c].strip() for c in (COLUMNS[0], column, COLUMNS[2])
+    )  # people write spaces after commas
     return Row(name, label, split, cells.get(group_by, "").strip() if group_by else "")
 
 
@@ -138,7 +138,8 @@ def _saved_row(cells: dict[str, str], column: str) -> Row:
 def _find_column(path: Path, task: str | None) -> str:
     """Return the column of the labels."""
     _, names = next(_table(path))
-    wanted = (*([tasks.COLUMNS[task]] if task else _TASK_OF), *(["label"] if task == "multilabel" else []))
+    wanted: list[str] = [tasks.COLUMNS[task]] if task else list(_TASK_OF)
+    wanted += ["label"] if task == "multilabel" else []
     found = [column for column in wanted if column in names]
     if COLUMNS[0] not in names or not found:
         more = "" if task else "; a column labels in place of label holds several classes, target a number"

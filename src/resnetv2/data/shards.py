@@ -1,8 +1,8 @@
 """Packed data: pictures in tar files, read one by one from where a list says they are.
 
 A packed folder holds ``shard-00000.tar`` … and ``shards.csv``, a manifest ``image_path,label,split`` (or ``labels`` or
-``target``, by the task) with four columns more: shard, offset and size in bytes of the picture file inside it, and its SHA-256. Any tar unpacks the shards, and
-the list is then the manifest of what comes out.
+``target``, by the task) with four columns more: shard, offset and size in bytes of the picture file inside it, and
+its SHA-256. Any tar unpacks the shards, and the list is then the manifest of what comes out.
 """
 
 from __future__ import annotations
@@ -129,7 +129,12 @@ def _is_sound(task: str, cells: Sequence[str]) -> bool:
         return False
     name, label, split, shard, offset, size, sha256 = cells
     forms = (_SHARD, shard), (NUMBER, offset), (NUMBER, size), (SHA256, sha256)
-    return bool(name) and not misread(task, label) and split in (*SPLITS, "") and all(form.fullmatch(text) for form, text in forms)
+    return (
+        bool(name)
+        and not misread(task, label)
+        and split in (*SPLITS, "")
+        and all(form.fullmatch(text) for form, text in forms)
+    )
 
 
 def _shorter(path: Path, end: int) -> Iterator[str]:

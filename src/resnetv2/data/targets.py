@@ -70,8 +70,8 @@ def encode_labels(task: str, labels: Sequence[str]) -> tuple[np.ndarray, tuple[s
 def class_names(task: str, labels: np.ndarray, classes: Sequence[str]) -> list[tuple[str, ...]]:
     """Return the classes that each picture has; for "regression" the one name of what is measured."""
     if task == "multilabel":
-        return [tuple(classes[i] for i in np.flatnonzero(row)) for row in labels]
-    single = [(name,) for name in classes]  # shared: a million tuples would fill the memory
+        return [tuple(classes[i] for i in np.flatnonzero(row).tolist()) for row in labels]
+    single: list[tuple[str, ...]] = [(name,) for name in classes]  # shared: a million tuples would fill the memory
     return [single[i] for i in labels.tolist()] if task == "classification" else single * len(labels)
 
 
@@ -81,7 +81,7 @@ def label_text(task: str, label: np.ndarray, classes: Sequence[str]) -> str:
         return repr(float(label))
     if task == "classification":
         return classes[int(label)]
-    return SEPARATOR.join(classes[i] for i in np.flatnonzero(label))
+    return SEPARATOR.join(classes[i] for i in np.flatnonzero(label).tolist())
 
 
 def renumber_classes(task: str, labels: np.ndarray, numbers: np.ndarray, size: int) -> np.ndarray:
@@ -97,7 +97,8 @@ def renumber_classes(task: str, labels: np.ndarray, numbers: np.ndarray, size: i
 def count_classes(task: str, labels: np.ndarray, size: int) -> np.ndarray:
     """Return how many pictures have each class, int64 (size,); for "regression" how many there are."""
     if task == "multilabel":
-        return labels.sum(axis=0, dtype=np.int64)
+        counts: np.ndarray = labels.sum(axis=0, dtype=np.int64)
+        return counts
     return np.bincount(labels, minlength=size) if task == "classification" else np.array([len(labels)])
 
 

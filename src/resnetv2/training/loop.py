@@ -26,11 +26,11 @@ from resnetv2.preprocess import Preprocessing
 from resnetv2.recipes import TrainConfig
 from resnetv2.runtime.pytorch import Normalize, choose_device, model_file, place
 from resnetv2.training import batchnorm
+from resnetv2.training.average import MovingAverage
 from resnetv2.training.checkpoint import Progress, State, list_checkpoints, read_newest, restore, save_checkpoint
 from resnetv2.training.display import Display
 from resnetv2.training.mix import Mix
 from resnetv2.training.objective import Objective
-from resnetv2.training.average import MovingAverage
 from resnetv2.training.optimizers import StartingPoint, make_optimizer
 from resnetv2.training.samples import golden_pictures
 from resnetv2.training.schedules import image_size_at, rate_at
@@ -163,7 +163,9 @@ class Run:
                 "created_by": f"resnetv2 {resnetv2.__version__}",
                 "recipe": self.config.to_dict(),
                 "data": self.pictures,
-                **({"weights": self.origin.weights, "weights_sha256": self.origin.digest} if self.origin.digest else {}),
+                **(
+                    {"weights": self.origin.weights, "weights_sha256": self.origin.digest} if self.origin.digest else {}
+                ),
             },
             metrics={"val": {**headline, "epoch": line["epoch"], "loss": line["val_loss"]}},
         )

@@ -92,7 +92,9 @@ class Objective:
             return {"val_loss": square, "val_mae": float(np.abs(errors).mean()), "val_r2": r2, "val_n": len(labels)}
         if self.task == "multilabel":
             probability = np.where(labels == 1, sigmoid(answers), sigmoid(-answers))
-            precision = [Ranking.of(answers[:, k], labels[:, k] == 1).average_precision() for k in range(labels.shape[1])]
+            precision = [
+                Ranking.of(answers[:, k], labels[:, k] == 1).average_precision() for k in range(labels.shape[1])
+            ]
             known = [value for value in precision if value is not None]
             figures = {"val_map": float(np.mean(known)) if known else 0.0}
         else:
@@ -114,7 +116,7 @@ class Objective:
 
     @contextmanager
     def in_units(self, model: ResNetV2) -> Iterator[ResNetV2]:
-        """Let a network answer in the units of the targets within the block, as ``answers`` does: its head is scaled."""
+        """Let a network answer in the targets' units within the block, as ``answers`` does: its head is scaled."""
         head = model.head.fc
         if self.task == "regression" and isinstance(head, nn.Linear):
             scaled = nn.Linear(head.in_features, head.out_features, device=head.weight.device)

@@ -134,7 +134,10 @@ def choose_strategy(facts: Facts, seconds: float, budget: float | None) -> tuple
     told = ", ".join(f"{name} about {say_seconds(time)}" for name, time in times.items())
     within = f"{told}; {'limit' if budget is None else 'budget'} {say_seconds(limit)}"
     if facts.pictures < FEW * facts.classes:
-        return "probe", f"{facts.pictures:,} pictures for {facts.classes:,} classes are too few to train more than a head"
+        return (
+            "probe",
+            f"{facts.pictures:,} pictures for {facts.classes:,} classes are too few to train more than a head",
+        )
     for name, time in times.items():
         if time <= limit:
             return name, within

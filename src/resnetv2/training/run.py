@@ -119,7 +119,8 @@ def train(
         run.fit()
     except torch.OutOfMemoryError as error:
         raise Error(
-            "the device is out of memory: choose a smaller --batch-size, --set grad_accum_steps=2, or --set memory=recompute"
+            "the device is out of memory: choose a smaller --batch-size, or --set grad_accum_steps=2, or "
+            "--set memory=recompute"
         ) from error
     return _result(run)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 
@@ -60,7 +61,11 @@ def make_model(config: TrainConfig, task: str, classes: Sequence[str], start: St
         start: what to begin with.
     """
     torch.manual_seed(config.seed)
-    options = {"drop_rate": config.drop_rate, "drop_path_rate": config.drop_path_rate, "memory": config.memory}
+    options: dict[str, Any] = {
+        "drop_rate": config.drop_rate,
+        "drop_path_rate": config.drop_path_rate,
+        "memory": config.memory,
+    }
     if start is None:
         return ResNetV2(config.architecture(len(classes)), zero_init_last=config.zero_init_last, **options)
     model = build_model(start.header.architecture, start.file.weights, **options)

@@ -1,9 +1,9 @@
 """The model file: one ``.safetensors`` file that says what it is and can prove it.
 
-Its JSON header holds the schema version, task, architecture, preprocessing, classes, provenance and metrics. Its tensors are
-the weights by their names in ``ResNetV2``, and the golden samples: ``golden.picture.0`` … (the encoded bytes of small
-pictures) and ``golden.logits`` (what the network answers to them), so that decoding, resizing and network can all be
-replayed. A SHA-256 covers all of it. Works without torch.
+Its JSON header holds the schema version, task, architecture, preprocessing, classes, provenance and metrics. Its
+tensors are the weights by their names in ``ResNetV2``, and the golden samples: ``golden.picture.0`` … (the encoded
+bytes of small pictures) and ``golden.logits`` (what the network answers to them), so that decoding, resizing and
+network can all be replayed. A SHA-256 covers all of it. Works without torch.
 """
 
 from __future__ import annotations
