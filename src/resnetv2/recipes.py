@@ -239,6 +239,17 @@ class TrainConfig(Plain):
         if self.batch_size < 2 * self.grad_accum_steps:
             yield f"a batch of {self.batch_size} cannot be cut into {self.grad_accum_steps} parts of two or more"
 
+    def _misfits(self, task: str) -> Iterator[str]:
+        """Name settings of classes that a task without them, or with several, cannot have."""
+        chosen = [name for name in ("mixup", "cutmix") if getattr(self, name)]
+        chosen += [f"class_weights={self.class_weights}"] if self.class_weights != "none" else []
+        if task == "regression" and chosen:
+            yield f"targets that are numbers have no classes to mix or weight: leave out {', '.join(chosen)}"
+        if task == "multilabel" and self.class_weights == "effective":
+            yield "class_weights=effective is for one class a picture; choose balanced"
+        if task != "classification" and self.sampling == "balanced":
+            yield "sampling=balanced is for pictures of one class each"
+
     @property
     def peak_lr(self) -> float:
         """The learning rate after warm-up."""
@@ -259,7 +270,13 @@ class TrainConfig(Plain):
 
         Photographs are mirrored and cropped hard. Characters ("7", "b", "AB") are not: a mirrored 2 is no 2. What is
         measured (regression) may depend on size and side, so pictures are cropped little and not mirrored.
+
+        Raises:
+            ConfigError: settings that the task has no use for.
         """
+        problems = list(self._misfits(task))
+        if problems:
+            raise ConfigError("; ".join(problems))
         if task == "regression":
             hflip, scale = 0.0, (0.8, 1.0)
         else:

@@ -32,13 +32,16 @@ from resnetv2.training.display import Display
 from resnetv2.training.mix import Mix
 from resnetv2.training.objective import Objective
 from resnetv2.training.optimizers import StartingPoint, make_optimizer
+from resnetv2.training.plots import write_plots
 from resnetv2.training.samples import golden_pictures
 from resnetv2.training.schedules import image_size_at, rate_at
 from resnetv2.training.speed import Speed, Stopwatch
 from resnetv2.training.step import Outcome, Stepper
+from resnetv2.training.track import Tracker
 from resnetv2.weights.modelfile import Header, write_model_file
 
 RECALIBRATED = 2_048  # pictures that exact statistics of batch norm are taken from
+_TRACK_EVERY = 10  # steps between two losses that trackers are told
 _RESIZE_STEP = 32  # pixels by which progressive sizes rise
 
 
@@ -196,27 +199,36 @@ class Run:
         """Train until the last epoch, or until a signal; every epoch ends with a validation and a line in the log."""
         config, progress = self.config, self.progress
         total = config.epochs * len(self.parts.train)
-        with self.catch_signals(), Display(total, progress.step) as display:
+        kind = None if config.track == "auto" else config.track
+        with (
+            self.catch_signals(),
+            Display(total, progress.step) as display,
+            Tracker(kind, self.out, config.to_dict()) as tracker,
+        ):
             if progress.step == 0:
                 self.introduce(display)
             while progress.epoch < config.epochs:
                 started = time.monotonic()
-                speed = self.train_epoch(display)
+                speed = self.train_epoch(display, tracker)
                 line = self.finish_epoch()
                 self.append("speed.jsonl", {"epoch": progress.epoch, **speed.to_dict()})
+                tracker.log(progress.step, {**line, **speed.figures()})
                 seconds, best = time.monotonic() - started, progress.best_epoch == progress.epoch
                 display.epoch(line, config.epochs, seconds, speed, best)
                 if self.signal is not None:
                     self.stop(display, self.signal)
+        write_plots(self.out)
 
-    def train_epoch(self, display: Display) -> Speed:
+    def train_epoch(self, display: Display, tracker: Tracker) -> Speed:
         """Take every step that is left of the epoch under way; return how fast that went."""
         progress, steps = self.progress, len(self.parts.train)
         self.model.train()
         stopwatch = Stopwatch(self.parts.train)
         for batch in stopwatch.watch(self.parts.train.batches(progress.epoch, progress.batch, self.image_size())):
             rate = self.rate(progress.step)
-            self.take_step(batch, rate)
+            outcome = self.take_step(batch, rate)
+            if progress.step % _TRACK_EVERY == 0 and progress.batch < steps:  # the epoch's line is its last step's
+                tracker.log(progress.step, {"loss": outcome.loss, "lr": rate})
             display.step(progress, self.config.epochs, len(batch.labels), rate, self.index.task == "classification")
             if self.signal is not None:
                 self.stop(display, self.signal)
@@ -227,12 +239,7 @@ class Run:
     def take_step(self, batch: Batch, rate: float) -> Outcome:
         """Take one step, and add to the epoch's sums."""
         progress, config = self.progress, self.config
-        targets = self.objective.targets(batch.labels)
-        pictures = self.on_device(batch)
-        if self.mix.active:
-            rng = np.random.default_rng((config.seed, progress.epoch, 2, progress.batch))
-            pictures, targets = self.mix(pictures, targets, rng)
-        outcome = self.stepper(pictures, targets, rate, progress.step)
+        outcome = self.try_step(batch, rate)
         if not np.isfinite(outcome.loss):
             raise Error(
                 f"the loss became {outcome.loss} at step {progress.step + 1} (epoch {progress.epoch + 1}): start a new "
@@ -240,13 +247,22 @@ class Run:
             )
         progress.step += 1
         progress.batch += 1
-        progress.loss_sum += outcome.loss * len(targets)
-        progress.correct += self.objective.correct(outcome.outputs, targets)
-        progress.seen += len(targets)
+        progress.loss_sum += outcome.loss * len(batch.labels)
+        progress.correct += self.objective.correct(outcome.outputs, outcome.targets)
+        progress.seen += len(batch.labels)
         if progress.step % config.ema_every == 0 or progress.batch == len(self.parts.train):
             self.average.update(progress.step)
             progress.average_step = progress.step
         return outcome
+
+    def try_step(self, batch: Batch, rate: float) -> Outcome:
+        """Forward, loss, backward, optimizer; with a loss that is no number, nothing is changed."""
+        progress = self.progress
+        pictures, targets = self.on_device(batch), self.objective.targets(batch.labels)
+        if self.mix.active:
+            rng = np.random.default_rng((self.config.seed, progress.epoch, 2, progress.batch))
+            pictures, targets = self.mix(pictures, targets, rng)
+        return self.stepper(pictures, targets, rate, progress.step)
 
     def _last_good(self) -> str:
         saved = list_checkpoints(self.checkpoints)

@@ -133,11 +133,7 @@ def _begin(data: Path, out: Path, settings: Mapping[str, Any], time_budget: floa
         raise ConfigError(f"{out} exists and is not an empty folder: choose another --out")
     if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
         raise ConfigError(f"{out} lies inside {data}, which is only read: choose another --out")
-    asked = TrainConfig.from_dict(settings)  # says at once what is wrong with them
-    start = read_start(asked.weights)
-    index = read_index(data, asked.group_by, asked.task)
-    index, report = _check(index, data, asked.on_bad_image)
-    config = _plan(settings, index, report, start, time_budget)
+    config, index, report, start = prepare(data, settings, time_budget)
     run = make_run(config, index, out, start)
     describe(report)
     index.write_csv(out / "index.csv")
@@ -145,6 +141,23 @@ def _begin(data: Path, out: Path, settings: Mapping[str, Any], time_budget: floa
     write_json(out / "environment.json", environment() | {"data": str(data), "device": str(run.device)})
     write_json(out / "config.json", config.to_dict())
     return run
+
+
+def prepare(
+    data: Path, settings: Mapping[str, Any], time_budget: float | None = None
+) -> tuple[TrainConfig, Index, Report, Start | None]:
+    """Return what a new run is made of, after everything that can be checked was; nothing is written.
+
+    Args:
+        data: as ``train`` takes it.
+        settings: fields of ``TrainConfig`` that were chosen.
+        time_budget: seconds that "auto" may plan for.
+    """
+    asked = TrainConfig.from_dict(settings)  # says at once what is wrong with them
+    start = read_start(asked.weights)
+    index = read_index(data, asked.group_by, asked.task)
+    index, report = _check(index, data, asked.on_bad_image)
+    return _plan(settings, index, report, start, time_budget), index, report, start
 
 
 def _resume(data: Path, out: Path, settings: Mapping[str, Any]) -> Run:

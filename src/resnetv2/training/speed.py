@@ -31,9 +31,13 @@ class Speed:
         """The slower of "loader" and "model"."""
         return "loader" if self.loader_images_per_s < self.model_images_per_s else "model"
 
+    def figures(self) -> dict[str, float]:
+        """Return the figures by name."""
+        return asdict(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the figures with the limit, for JSON."""
-        return {"limit": self.limit, **asdict(self)}
+        return {"limit": self.limit, **self.figures()}
 
 
 class Timed(Protocol):

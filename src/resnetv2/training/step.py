@@ -17,10 +17,11 @@ PRECISIONS = {"off": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a step gave: the batch's mean loss, and the network's outputs (N, K)."""
+    """What a step gave: the batch's mean loss, the network's outputs (N, K), and what they should have been."""
 
     loss: float
     outputs: Tensor
+    targets: Tensor
 
 
 class Stepper:
@@ -71,7 +72,7 @@ class Stepper:
             outputs.append(out.detach())
         if loss - loss == 0:  # neither infinite nor NaN
             self._update(rate)
-        return Outcome(loss, torch.cat(outputs))
+        return Outcome(loss, torch.cat(outputs), targets)
 
     def _update(self, rate: float) -> None:
         set_rate(self.optimizer, rate)
