@@ -46,7 +46,9 @@ def several(tmp_path_factory):
         lambda red, blue: "|".join(name for name, there in (("red", red), ("blue", blue)) if there),
     )
     options = {**TINY, "hflip": 0, "crop_scale": (0.9, 1)}
-    return data, resnetv2.train(data, out=data.parent.parent / "run", set=options, **{**SETTINGS, "epochs": 8, "lr": 0.03})
+    return data, resnetv2.train(
+        data, out=data.parent.parent / "run", set=options, **{**SETTINGS, "epochs": 8, "lr": 0.03}
+    )
 
 
 @pytest.fixture(scope="module")
