@@ -170,9 +170,10 @@ def test_with_every_augmentation_a_stopped_run_ends_with_the_bits_of_an_uninterr
     step = Run.take_step
 
     def interrupted(self, batch, rate):
-        step(self, batch, rate)
+        outcome = step(self, batch, rate)
         if self.progress.step == 6:  # in the second epoch
             os.kill(os.getpid(), signal.SIGINT)
+        return outcome
 
     monkeypatch.setattr(Run, "take_step", interrupted)
     with pytest.raises(Interrupted):

@@ -240,8 +240,15 @@ class Run:
                 seconds, best = time.monotonic() - started, progress.best_epoch == progress.epoch
                 display.epoch(line, config.epochs, seconds, speed, best)
                 self.stop_if_told(display)
-        if self.world.is_first and (self.out / "metrics.jsonl").stat().st_size:
+        if self.world.is_first:
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw the run's curves; it is whole without."""
+        try:
             write_plots(self.out)
+        except Error as problem:
+            talk().print(f"warning: the curves were not drawn: {problem}", soft_wrap=True)
 
     def join(self) -> None:
         """Begin to take steps with the other processes, which must be about to take the same ones."""
