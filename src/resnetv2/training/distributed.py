@@ -246,8 +246,9 @@ class World:
 class Gradients:
     """Sums gradients over the processes while backward is still at work: in buckets, each sent once it is whole.
 
-    ``DistributedDataParallel`` does the same and lays out its buckets anew after its first step, by which three processes
-    or more add in another order: a resumed run had other bits than one that was never stopped. Here the layout is fixed.
+    ``DistributedDataParallel`` does the same, and lays out its buckets anew after its first step. Three processes or
+    more then add in another order, and a resumed run had other bits than one that never stopped. Here the layout is
+    fixed.
 
     Args:
         model: whose trained parameters get gradients, the same ones in every process.
@@ -266,7 +267,7 @@ class Gradients:
             self.buckets[-1].append(parameter)
             size += parameter.numel() * parameter.element_size()
             place = len(self.buckets) - 1
-            parameter.register_post_accumulate_grad_hook(lambda _, place=place: self._came(place))
+            parameter.register_post_accumulate_grad_hook(lambda _, place=place: self._came(place))  # type: ignore[no-untyped-call]
 
     def begin(self) -> None:
         """Send what the next backward adds up; before it, gradients stay in each process."""
