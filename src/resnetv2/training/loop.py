@@ -10,6 +10,8 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,11 +26,12 @@ from resnetv2.errors import Error, Interrupted
 from resnetv2.model import ResNetV2
 from resnetv2.preprocess import Preprocessing
 from resnetv2.recipes import TrainConfig
-from resnetv2.runtime.pytorch import Normalize, choose_device, model_file, place
+from resnetv2.runtime.pytorch import Normalize, model_file, place
 from resnetv2.training import batchnorm
 from resnetv2.training.average import MovingAverage
 from resnetv2.training.checkpoint import Progress, State, list_checkpoints, read_newest, restore, save_checkpoint
 from resnetv2.training.display import Display
+from resnetv2.training.distributed import World
 from resnetv2.training.mix import Mix
 from resnetv2.training.objective import Objective
 from resnetv2.training.optimizers import StartingPoint, make_optimizer
@@ -37,8 +40,10 @@ from resnetv2.training.samples import golden_pictures
 from resnetv2.training.schedules import image_size_at, rate_at
 from resnetv2.training.speed import Speed, Stopwatch
 from resnetv2.training.step import Outcome, Stepper
+from resnetv2.training.syncbn import synchronize
 from resnetv2.training.track import Tracker
 from resnetv2.weights.modelfile import Header, write_model_file
+from resnetv2.weights.sealed import digest_of
 
 RECALIBRATED = 2_048  # pictures that exact statistics of batch norm are taken from
 _TRACK_EVERY = 10  # steps between two losses that trackers are told
@@ -92,15 +97,27 @@ class Run:
         parts: network and batches.
         out: the run's folder.
         origin: of the starting weights.
+        world: the processes that train together; None is this one alone.
     """
 
-    def __init__(self, config: TrainConfig, index: Index, parts: Parts, out: Path, origin: Origin) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        index: Index,
+        parts: Parts,
+        out: Path,
+        origin: Origin,
+        world: World | None = None,
+    ) -> None:
         self.config, self.index, self.parts, self.out, self.origin = config, index, parts, out, origin
-        self.device = choose_device(config.device)
+        self.world = world or World()
+        self.device = self.world.device(config.device)
         place(parts.network, self.device)
         self.model = parts.trained
         if config.bn == "frozen":
             batchnorm.freeze(self.model)
+        elif config.sync_bn and self.world.size > 1:
+            synchronize(self.model)
         self.average = MovingAverage(self.model, config.ema_decay)
         self.optimizer = make_optimizer(
             parts.network,
@@ -113,7 +130,7 @@ class Run:
         )
         self.objective = Objective(config, index, self.device)
         anchor = StartingPoint(parts.network, config.l2_sp) if config.l2_sp else None
-        self.stepper = Stepper(self.model, self.objective.loss, self.optimizer, config, self.device, anchor)
+        self.stepper = Stepper(self.model, self.objective.loss, self.optimizer, config, self.device, anchor, self.world)
         self.state = State(self.model, self.average, self.optimizer, self.stepper.scaler)
         self.normalize = Normalize(parts.preprocessing).to(self.device)
         self.mix = Mix(config.mixup, config.cutmix, len(index.classes))
@@ -133,29 +150,35 @@ class Run:
 
     def restore(self) -> None:
         """Go back to the newest checkpoint that is whole; without any, to the start."""
-        for leftover in (*self.out.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):  # of a writer that was killed
-            leftover.unlink()
+        if self.world.is_first:
+            for leftover in (*self.out.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):  # of a writer that was killed
+                leftover.unlink()
         if list_checkpoints(self.checkpoints):
             header, tensors, problems = read_newest(self.checkpoints)
-            for problem in problems:
+            for problem in problems if self.world.is_first else ():
                 talk().print(f"warning: {problem}; going on from an older checkpoint", soft_wrap=True)
             self.progress = restore(header, tensors, self.state, self.data)
+        if not self.world.is_first:
+            return
         with (self.out / "metrics.jsonl").open("ab") as file:
             if file.tell() < self.progress.metrics_bytes:
                 talk().print("warning: metrics.jsonl is shorter than the checkpoint says; some lines are lost")
             file.truncate(min(file.tell(), self.progress.metrics_bytes))
 
     def save(self) -> None:
-        """Write a checkpoint."""
-        save_checkpoint(self.checkpoints, self.progress, self.state, self.data)
+        """Write a checkpoint; all processes have the same state, and one writes it."""
+        if self.world.is_first:
+            save_checkpoint(self.checkpoints, self.progress, self.state, self.data)
         self.saved_at = time.monotonic()
 
     def is_save_due(self) -> bool:
         """Return whether the last checkpoint is old enough."""
         return time.monotonic() - self.saved_at > 60 * self.config.save_minutes
 
-    def write_model(self, name: str, line: Mapping[str, Any], headline: Mapping[str, Any]) -> Path:
+    def write_model(self, name: str, line: Mapping[str, Any], headline: Mapping[str, Any]) -> None:
         """Write the averaged network, whole, as a model file."""
+        if not self.world.is_first:
+            return
         network = self.parts.network
         header = Header(
             architecture=network.config,
@@ -176,7 +199,6 @@ class Run:
         pictures = golden_pictures(self.index.split("val"), self.parts.preprocessing.image_size)
         with self.averaged() as averaged, self.objective.in_units(averaged) as model:
             write_model_file(path, model_file(model, header, pictures, self.device))
-        return path
 
     @contextmanager
     def averaged(self) -> Iterator[ResNetV2]:
@@ -202,9 +224,11 @@ class Run:
         kind = None if config.track == "auto" else config.track
         with (
             self.catch_signals(),
-            Display(total, progress.step) as display,
-            Tracker(kind, self.out, config.to_dict()) as tracker,
+            self.world.connected(config.peer_timeout_s),
+            Display(total, progress.step, is_silent=not self.world.is_first) as display,
+            Tracker(kind if self.world.is_first else "none", self.out, config.to_dict()) as tracker,
         ):
+            self.join()
             if progress.step == 0:
                 self.introduce(display)
             while progress.epoch < config.epochs:
@@ -215,12 +239,31 @@ class Run:
                 tracker.log(progress.step, {**line, **speed.figures()})
                 seconds, best = time.monotonic() - started, progress.best_epoch == progress.epoch
                 display.epoch(line, config.epochs, seconds, speed, best)
-                if self.signal is not None:
-                    self.stop(display, self.signal)
+                self.stop_if_told(display)
+        if self.world.is_first:
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw the run's curves; it is whole without."""
         try:
             write_plots(self.out)
-        except Error as problem:  # the run is whole without
+        except Error as problem:
             talk().print(f"warning: the curves were not drawn: {problem}", soft_wrap=True)
+
+    def join(self) -> None:
+        """Begin to take steps with the other processes, which must be about to take the same ones."""
+        if self.world.size == 1:
+            return
+        arrays = {name: value.detach().cpu().numpy() for name, value in self.model.state_dict().items()}
+        digest = digest_of({**self.data, "progress": self.progress.step}, arrays)
+        starts = self.world.gather(torch.tensor([int(digest[:12], 16)])).tolist()
+        others = [rank for rank, start in enumerate(starts) if start != starts[0]]
+        if others:
+            raise Error(
+                f"processes {others} read other pictures, weights or checkpoints than process 0: DATA, --out and "
+                "--weights must be the same files on every host"
+            )
+        self.stepper.join()
 
     def train_epoch(self, display: Display, tracker: Tracker) -> Speed:
         """Take every step that is left of the epoch under way; return how fast that went."""
@@ -232,9 +275,8 @@ class Run:
             outcome = self.take_step(batch, rate)
             if progress.step % _TRACK_EVERY == 0 and progress.batch < steps:  # the epoch's line is its last step's
                 tracker.log(progress.step, {"loss": outcome.loss, "lr": rate})
-            display.step(progress, self.config.epochs, len(batch.labels), rate, self.index.task == "classification")
-            if self.signal is not None:
-                self.stop(display, self.signal)
+            display.step(progress, self.config.epochs, batch.total, rate, self.index.task == "classification")
+            self.stop_if_told(display)
             if self.is_save_due() and progress.batch < steps:
                 self.save()
         return stopwatch.speed()
@@ -250,9 +292,9 @@ class Run:
             )
         progress.step += 1
         progress.batch += 1
-        progress.loss_sum += outcome.loss * len(batch.labels)
-        progress.correct += self.objective.correct(outcome.outputs, outcome.targets)
-        progress.seen += len(batch.labels)
+        progress.loss_sum += outcome.loss * batch.total
+        progress.correct += int(*self.world.sum([self.objective.correct(outcome.outputs, outcome.targets)]))
+        progress.seen += batch.total
         if progress.step % config.ema_every == 0 or progress.batch == len(self.parts.train):
             self.average.update(progress.step)
             progress.average_step = progress.step
@@ -264,8 +306,9 @@ class Run:
         pictures, targets = self.on_device(batch), self.objective.targets(batch.labels)
         if self.mix.active:
             rng = np.random.default_rng((self.config.seed, progress.epoch, 2, progress.batch))
-            pictures, targets = self.mix(pictures, targets, rng)
-        return self.stepper(pictures, targets, rate, progress.step)
+            take = partial(self.world.take, parts=self.config.grad_accum_steps)
+            pictures, targets = self.mix(pictures, targets, rng, batch.total, take)
+        return self.stepper(pictures, targets, rate, progress.step, batch.elsewhere)
 
     def _last_good(self) -> str:
         saved = list_checkpoints(self.checkpoints)
@@ -305,13 +348,19 @@ class Run:
     @torch.inference_mode()
     def validate(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the averaged network's answers (N, K) to the validation pictures, each once, and their labels."""
+        empty = np.empty((0, len(self.index.classes)), np.float32)  # what a process has that got no batch
         answers = [self.objective.answers(self.average.average(self.on_device(b))) for b in self.parts.val.batches()]
-        return np.concatenate(answers), self.parts.val.samples.labels
+        return self.world.gather(
+            torch.from_numpy(np.concatenate([empty, *answers]))
+        ).numpy(), self.parts.val.samples.labels
 
     def recalibrate(self) -> None:
         """Give the averaged network exact statistics of batch norm, from the pictures of the epoch under way."""
-        batches = self.parts.train.batches(self.progress.epoch, size=self.image_size())
-        batchnorm.recalibrate(self.average.average, (self.on_device(batch) for batch in batches), RECALIBRATED)
+        batches, n = self.parts.train.batches(self.progress.epoch, size=self.image_size()), RECALIBRATED
+        if self.world.size > 1:  # whole batches, so that every process has equally many of them
+            batches, n = islice(batches, -(-n // self.config.batch_size)), len(self.index.paths)
+        pictures = (self.on_device(batch) for batch in batches)
+        batchnorm.recalibrate(self.average.average, pictures, n, self.world.total)
 
     # --- what an epoch or a step has ---
 
@@ -333,7 +382,9 @@ class Run:
         return image_size_at(share, config.start_image_size, config.image_size, config.resize_ramp, _RESIZE_STEP)
 
     def append(self, name: str, line: Mapping[str, Any]) -> int:
-        """Append one line to a log, durably; return the log's length in bytes."""
+        """Append one line to a log, durably; return the log's length in bytes, 0 in processes that write none."""
+        if not self.world.is_first:
+            return 0
         with (self.out / name).open("ab") as file:
             file.write(json.dumps(line).encode() + b"\n")
             file.flush()
@@ -376,11 +427,13 @@ class Run:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def stop(self, display: Display, number: int) -> None:
-        """Save and leave, because of a signal."""
-        self.save()
-        display.say(f"stopped after step {self.progress.step}; continue with --resume")
-        raise Interrupted(number)
+    def stop_if_told(self, display: Display) -> None:
+        """Save and leave if a signal came, to any of the processes."""
+        number = int(self.world.largest(self.signal or 0))
+        if number:
+            self.save()
+            display.say(f"stopped after step {self.progress.step}; continue with --resume")
+            raise Interrupted(number)
 
 
 def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:

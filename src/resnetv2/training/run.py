@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 from collections.abc import Mapping
@@ -25,13 +26,15 @@ from resnetv2.errors import ConfigError, DataError, Error
 from resnetv2.files import write_json
 from resnetv2.recipes import TrainConfig
 from resnetv2.runtime.pytorch import choose_device, place
+from resnetv2.training.distributed import World
 from resnetv2.training.loop import Origin, Parts, Run
 from resnetv2.training.plan import Facts, choose_strategy, make_config, resolve_recipe
 from resnetv2.training.start import Start, make_model, make_preprocessing, read_start
 
 _LEFT_OUT = 20  # unreadable pictures told one by one; check.json has them all
 # Settings a resumed run may change: where it runs, not what it does.
-MOVABLE = ("device", "workers", "cache_mb", "save_minutes", "track")
+MOVABLE = ("device", "workers", "cache_mb", "save_minutes", "peer_timeout_s", "track")
+ALONE = ("probe", "lp-ft")  # recipes that several processes cannot share
 DESCRIPTION = {"index.csv", "environment.json", "check.json"}  # what a run that never began may have left
 
 
@@ -90,13 +93,16 @@ def train(
         set: any other field of ``TrainConfig`` by name.
         resume: go on with the run in ``out`` from its newest checkpoint.
 
+    Started by ``torchrun``, the processes train together: ``batch_size`` is that of all of them, every picture and its
+    augmentation is the same as with one, and the first process writes and speaks.
+
     Returns:
         The run's model files and validation figures.
 
     Raises:
         ConfigError: an unknown or impossible setting, or ``out`` holds another run.
         DataError: pictures that cannot be used; all of them are named.
-        Error: the loss is no longer a number, the disk is full, or the device's memory is.
+        Error: the loss is no longer a number, the disk is full, the device's memory is, or another process is gone.
         Interrupted: SIGINT or SIGTERM; the state was saved first.
     """
     named: dict[str, Any] = {
@@ -115,7 +121,7 @@ def train(
     settings = {**(set or {}), **{key: value for key, value in named.items() if value is not None}}
     data, out = Path(data), Path(out)
     try:
-        run = _resume(data, out, settings) if resume else _begin(data, out, settings, time_budget)
+        run = _open(data, out, settings, time_budget, resume)
         run.fit()
     except torch.OutOfMemoryError as error:
         raise Error(
@@ -125,7 +131,28 @@ def train(
     return _result(run)
 
 
-def _begin(data: Path, out: Path, settings: Mapping[str, Any], time_budget: float | None) -> Run:
+def _open(data: Path, out: Path, settings: Mapping[str, Any], time_budget: float | None, resume: bool) -> Run:
+    """Return the run: of several processes, the first one begins or resumes it, and the others read what it wrote.
+
+    Processes that ``torchrun`` started again go on with their run by themselves.
+    """
+    world = World.from_environment()
+
+    def lead() -> Run:
+        if resume or (world.restarts > 0 and (out / "config.json").exists()):
+            return _resume(data, out, settings, world)
+        return _begin(data, out, settings, time_budget, world)
+
+    run = world.lead(lead)
+    if run is None:
+        config, _ = _read_config(out, {})
+        index = read_saved_index(out / "index.csv", data, config.task)
+        run = make_run(config, index, out, read_start(config.weights), world)
+        run.restore()
+    return run
+
+
+def _begin(data: Path, out: Path, settings: Mapping[str, Any], time_budget: float | None, world: World) -> Run:
     """Return a new run, after everything that can be checked was, with its description written."""
     if (out / "config.json").exists():
         raise ConfigError(f"{out} already holds a run: continue it with --resume, or choose another --out")
@@ -134,11 +161,18 @@ def _begin(data: Path, out: Path, settings: Mapping[str, Any], time_budget: floa
     if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
         raise ConfigError(f"{out} lies inside {data}, which is only read: choose another --out")
     config, index, report, start = prepare(data, settings, time_budget)
-    run = make_run(config, index, out, start)
+    if world.size > 1 and config.recipe in ALONE:
+        raise ConfigError(
+            f"recipe {config.recipe!r} is one process's work: start it without torchrun, or choose --recipe finetune"
+        )
+    run = make_run(config, index, out, start, world)
     describe(report)
     index.write_csv(out / "index.csv")
     write_json(out / "check.json", report.to_dict())
-    write_json(out / "environment.json", environment() | {"data": str(data), "device": str(run.device)})
+    write_json(
+        out / "environment.json",
+        environment() | {"data": str(data), "device": str(run.device), "processes": world.size},
+    )
     write_json(out / "config.json", config.to_dict())
     return run
 
@@ -160,8 +194,23 @@ def prepare(
     return _plan(settings, index, report, start, time_budget), index, report, start
 
 
-def _resume(data: Path, out: Path, settings: Mapping[str, Any]) -> Run:
+def _resume(data: Path, out: Path, settings: Mapping[str, Any], world: World) -> Run:
     """Return the run in ``out`` where it was; settings that were given must be its own, save MOVABLE."""
+    config, changed = _read_config(out, settings)
+    if changed:
+        raise ConfigError("\n  ".join(["a resumed run keeps its settings; these differ", *changed]))
+    index = read_saved_index(out / "index.csv", data, config.task)
+    now_there, _ = _check(
+        index, data, "error", fixed=True
+    )  # the run's list of pictures is what it is: none may be missing now
+    _refuse_changed(index, now_there)
+    run = make_run(config, index, out, read_start(config.weights), world)
+    run.restore()
+    return run
+
+
+def _read_config(out: Path, settings: Mapping[str, Any]) -> tuple[TrainConfig, list[str]]:
+    """Return the config of the run in ``out`` with settings that were given, and which of these it cannot take."""
     try:
         saved = {**json.loads((out / "config.json").read_text(encoding="utf-8"))}
     except (OSError, ValueError, TypeError, RecursionError) as error:
@@ -174,16 +223,7 @@ def _resume(data: Path, out: Path, settings: Mapping[str, Any]) -> Run:
         for key in was
         if was[key] != now[key] and key not in MOVABLE
     ]
-    if changed:
-        raise ConfigError("\n  ".join(["a resumed run keeps its settings; these differ", *changed]))
-    index = read_saved_index(out / "index.csv", data, config.task)
-    now_there, _ = _check(
-        index, data, "error", fixed=True
-    )  # the run's list of pictures is what it is: none may be missing now
-    _refuse_changed(index, now_there)
-    run = make_run(config, index, out, read_start(config.weights))
-    run.restore()
-    return run
+    return config, changed
 
 
 def _refuse_changed(saved: Index, now: Index) -> None:
@@ -242,11 +282,25 @@ def _seconds_per_picture(config: TrainConfig, index: Index, start: Start, device
     return (time.perf_counter() - began) / len(pictures)
 
 
-def make_run(config: TrainConfig, index: Index, out: Path, start: Start | None) -> Run:
-    """Return a run that trains the whole network on augmented pictures."""
+def make_run(config: TrainConfig, index: Index, out: Path, start: Start | None, world: World | None = None) -> Run:
+    """Return a run that trains the whole network on augmented pictures.
+
+    Args:
+        config: resolved settings.
+        index: the pictures.
+        out: the run's folder.
+        start: what to begin with.
+        world: the processes that train together; None is this one alone.
+
+    Raises:
+        ConfigError: batches that cannot be shared out.
+    """
+    world = world or World()
     network = make_model(config, index.task, index.classes, start)
     preprocessing = make_preprocessing(config, start)
     budget = Budget(config.cache_mb * 2**20)
+    workers = config.workers or max(1, min((os.cpu_count() or 1) // world.local_size, 8))
+    share, least = world.share(config.grad_accum_steps), 2 * config.grad_accum_steps  # batch norm needs two
     augment = Augment(
         scale=config.crop_scale or (1.0, 1.0),
         ratio=config.crop_ratio,
@@ -261,14 +315,26 @@ def make_run(config: TrainConfig, index: Index, out: Path, start: Start | None) 
         replace(preprocessing, image_size=config.image_size, resize=config.image_size),
         augment,
         config.seed,
-        config.workers,
+        workers,
         budget,
         config.sampling,
+        share,
+        least,
     )
-    val = Loader(index.split("val"), config.batch_size, preprocessing, workers=config.workers, budget=budget)
+    _refuse_small(min(high - low for low, high in train.bounds), config.grad_accum_steps, world.size)
+    val = Loader(index.split("val"), config.batch_size, preprocessing, workers=workers, budget=budget, share=share)
     parts = Parts(network, network, preprocessing, train, val)
     origin = Origin(config.weights, start.digest) if start is not None else Origin()
-    return Run(config, index, parts, out, origin)
+    return Run(config, index, parts, out, origin, world)
+
+
+def _refuse_small(batch: int, parts: int, processes: int) -> None:
+    """Refuse to share out batches of which a process would get fewer than two pictures at a time."""
+    if parts * processes > 1 and batch < 2 * parts * processes:
+        raise ConfigError(
+            f"a batch of {batch} pictures cannot be shared by {processes} processes in {parts} parts of two or more: "
+            "choose a larger --batch-size, fewer processes, or a smaller grad_accum_steps"
+        )
 
 
 def _result(run: Run) -> TrainResult:
