@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from resnetv2.errors import Error, Interrupted
 from resnetv2.model import ResNetV2
 from resnetv2.preprocess import Preprocessing
 from resnetv2.recipes import TrainConfig
-from resnetv2.runtime.pytorch import Normalize, model_file, place
+from resnetv2.runtime.pytorch import model_file, place
 from resnetv2.training import batchnorm
 from resnetv2.training.average import MovingAverage
 from resnetv2.training.checkpoint import Progress, State, list_checkpoints, read_newest, restore, save_checkpoint
@@ -70,14 +70,18 @@ class Parts:
         network: whole, as the model file has it.
         trained: the part of it that is trained: all of it, or its last stage.
         preprocessing: of validation and of the model file.
-        train, val: batches of what ``trained`` reads.
+        read: makes what ``trained`` reads of a batch's array on the device.
+        train, val: batches.
+        shown: in which views pictures are shown, for people.
     """
 
     network: ResNetV2
     trained: torch.nn.Module
     preprocessing: Preprocessing
+    read: Callable[[torch.Tensor], torch.Tensor]
     train: Batches
     val: Batches
+    shown: str
 
 
 @dataclass(frozen=True)
@@ -132,7 +136,6 @@ class Run:
         anchor = StartingPoint(parts.network, config.l2_sp) if config.l2_sp else None
         self.stepper = Stepper(self.model, self.objective.loss, self.optimizer, config, self.device, anchor, self.world)
         self.state = State(self.model, self.average, self.optimizer, self.stepper.scaler)
-        self.normalize = Normalize(parts.preprocessing).to(self.device)
         self.mix = Mix(config.mixup, config.cutmix, len(index.classes))
         self.pictures = {"sha256": index.digest(), "pictures": index.counts()}  # what the run reads
         # by which a checkpoint knows its run
@@ -365,9 +368,8 @@ class Run:
     # --- what an epoch or a step has ---
 
     def on_device(self, batch: Batch) -> torch.Tensor:
-        """Return what the network reads, on its device: normalised pictures, or maps as they are."""
-        values = torch.from_numpy(batch.pictures).to(self.device)
-        return self.normalize(values) if values.dtype == torch.uint8 else values.float()
+        """Return what ``trained`` reads, on its device."""
+        return self.parts.read(torch.from_numpy(batch.pictures).to(self.device))
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step counted from 0."""
@@ -399,9 +401,12 @@ class Run:
         what = "a number" if self.index.task == "regression" else f"{len(self.index.classes):,} classes"
         display.say(
             f"{config.recipe} {from_where}: {self.parts.preprocessing.image_size} px on {self.device}, {what}, "
-            f"pictures: {pictures}; batch {config.batch_size}, peak lr {config.peak_lr:g}, mirror {config.hflip:g}, "
-            f"crop {'–'.join(f'{x:g}' for x in config.crop_scale or ())} of the area; run in {self.out}"
+            f"pictures: {pictures}; {self.pace()}, {self.parts.shown}; run in {self.out}"
         )
+
+    def pace(self) -> str:
+        """Say how large steps are."""
+        return f"batch {self.config.batch_size}, peak lr {self.config.peak_lr:g}"
 
     # --- being stopped ---
 

@@ -41,10 +41,18 @@ class Tail(nn.Module):
         self.norm, self.head = model.norm, model.head
 
     def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.head(self._last_map(x))
+        return logits
+
+    def features(self, x: Tensor) -> Tensor:
+        """Return what the head's linear layer reads: (N, C, h, w) -> (N, num_features)."""
+        pooled: Tensor = self.head(self._last_map(x), pre_logits=True)
+        return pooled
+
+    def _last_map(self, x: Tensor) -> Tensor:
         for unit in self.units:
             x = unit(x)
-        logits: Tensor = self.head(activate(self.norm, x))
-        return logits
+        return activate(self.norm, x)
 
 
 def run_trunk(model: ResNetV2, x: Tensor) -> Tensor:
@@ -111,8 +119,10 @@ class MapLoader:
     def __len__(self) -> int:
         return len(self.bounds)
 
-    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int = 0, start: int = 0, size: int | None = None) -> Iterator[Batch]:  # noqa: ARG002
         """Yield the batches of an epoch from number ``start`` on; ``pictures`` are float16 (n, h, w, C).
+
+        They have the size that they were kept in, whatever ``size`` is.
 
         Raises:
             Error: the cache is damaged; the message names the file to delete.

@@ -25,10 +25,12 @@ from resnetv2.data.manifest import shorten
 from resnetv2.errors import ConfigError, DataError, Error
 from resnetv2.files import write_json
 from resnetv2.recipes import TrainConfig
-from resnetv2.runtime.pytorch import choose_device, place
+from resnetv2.runtime.pytorch import Normalize, build_model, choose_device, place
 from resnetv2.training.distributed import World
+from resnetv2.training.frozen import Frozen, make_frozen_run
 from resnetv2.training.loop import Origin, Parts, Run
-from resnetv2.training.plan import Facts, choose_strategy, make_config, resolve_recipe
+from resnetv2.training.maps import run_trunk
+from resnetv2.training.plan import Facts, choose_strategy, fitting_size, fitting_strategies, make_config, resolve_recipe
 from resnetv2.training.start import Start, make_model, make_preprocessing, read_start
 
 _LEFT_OUT = 20  # unreadable pictures told one by one; check.json has them all
@@ -165,8 +167,8 @@ def _begin(data: Path, out: Path, settings: Mapping[str, Any], time_budget: floa
         raise ConfigError(
             f"recipe {config.recipe!r} is one process's work: start it without torchrun, or choose --recipe finetune"
         )
-    run = make_run(config, index, out, start, world)
     describe(report)
+    run = make_run(config, index, out, start, world)
     index.write_csv(out / "index.csv")
     write_json(out / "check.json", report.to_dict())
     write_json(
@@ -262,8 +264,9 @@ def _plan(
     )
     recipe = resolve_recipe(settings)
     if recipe == "auto" and start is not None:
-        seconds = _seconds_per_picture(make_config("finetune", settings, facts), index, start, device)
-        recipe, why = choose_strategy(facts, seconds, time_budget)
+        seconds, map_bytes = _try_out(start, settings.get("image_size") or fitting_size(facts), device)
+        views = facts.pictures * int(settings.get("views", 1)) + index.counts()["val"]
+        recipe, why = choose_strategy(facts, seconds, time_budget, fitting_strategies(settings, map_bytes * views))
         talk().print(f"auto takes {recipe}: {why}", soft_wrap=True)
     elif time_budget is not None:
         raise ConfigError("a time budget is for recipe 'auto', which starts from weights: name some, or leave it out")
@@ -271,19 +274,23 @@ def _plan(
     return replace(config.fitted(index.task, index.classes), device=str(device))
 
 
-def _seconds_per_picture(config: TrainConfig, index: Index, start: Start, device: torch.device) -> float:
-    """Return the time that one picture takes through the network, forward: the second of two batches."""
-    model = place(make_model(config, index.task, index.classes, start), device).eval()
-    pictures = torch.zeros(8, 3, config.image_size, config.image_size, device=device)
+def _try_out(start: Start, size: int, device: torch.device) -> tuple[float, int]:
+    """Return the seconds that one picture takes through a network, and the bytes of the map that enters its last stage.
+
+    The seconds are those of the second of two batches.
+    """
+    model = place(build_model(start.header.architecture, start.file.weights), device).eval()
+    pictures = torch.zeros(8, 3, size, size, device=device)
     with torch.inference_mode():
         for _ in range(2):
             began = time.perf_counter()
             model(pictures).sum().item()
-    return (time.perf_counter() - began) / len(pictures)
+        seconds = (time.perf_counter() - began) / len(pictures)
+        return seconds, 2 * run_trunk(model, pictures[:1]).numel()  # half precision
 
 
 def make_run(config: TrainConfig, index: Index, out: Path, start: Start | None, world: World | None = None) -> Run:
-    """Return a run that trains the whole network on augmented pictures.
+    """Return the run of a recipe: the whole network on augmented pictures, or a part on what the rest makes of them.
 
     Args:
         config: resolved settings.
@@ -296,11 +303,8 @@ def make_run(config: TrainConfig, index: Index, out: Path, start: Start | None, 
         ConfigError: batches that cannot be shared out.
     """
     world = world or World()
-    network = make_model(config, index.task, index.classes, start)
+    network = place(make_model(config, index.task, index.classes, start), world.device(config.device))
     preprocessing = make_preprocessing(config, start)
-    budget = Budget(config.cache_mb * 2**20)
-    workers = config.workers or max(1, min((os.cpu_count() or 1) // world.local_size, 8))
-    share, least = world.share(config.grad_accum_steps), 2 * config.grad_accum_steps  # batch norm needs two
     augment = Augment(
         scale=config.crop_scale or (1.0, 1.0),
         ratio=config.crop_ratio,
@@ -309,6 +313,12 @@ def make_run(config: TrainConfig, index: Index, out: Path, start: Start | None, 
         random_erasing=config.random_erasing,
         dct_scaling=config.dct_scaling,
     )
+    origin = Origin(config.weights, start.digest) if start is not None else Origin()
+    if config.recipe in ALONE and start is not None:
+        return make_frozen_run(Frozen(config, index, network, start, preprocessing, augment), out, origin)
+    budget = Budget(config.cache_mb * 2**20)
+    workers = config.workers or max(1, min((os.cpu_count() or 1) // world.local_size, 8))
+    share, least = world.share(config.grad_accum_steps), 2 * config.grad_accum_steps  # batch norm needs two
     train = Loader(
         index.split("train"),
         config.batch_size,
@@ -323,9 +333,9 @@ def make_run(config: TrainConfig, index: Index, out: Path, start: Start | None, 
     )
     _refuse_small(min(high - low for low, high in train.bounds), config.grad_accum_steps, world.size)
     val = Loader(index.split("val"), config.batch_size, preprocessing, workers=workers, budget=budget, share=share)
-    parts = Parts(network, network, preprocessing, train, val)
-    origin = Origin(config.weights, start.digest) if start is not None else Origin()
-    return Run(config, index, parts, out, origin, world)
+    normalize = Normalize(preprocessing).to(world.device(config.device))
+    shown = f"mirror {augment.hflip:g}, crop {augment.scale[0]:g}–{augment.scale[1]:g} of the area"
+    return Run(config, index, Parts(network, network, preprocessing, normalize, train, val, shown), out, origin, world)
 
 
 def _refuse_small(batch: int, parts: int, processes: int) -> None:

@@ -1,0 +1,202 @@
+"""Recipes that leave most of a network as it is: what it makes of every picture is computed once, and learnt from.
+
+"probe" solves for a linear head on pooled features. "lp-ft" begins with that head and trains the last stage too, on the
+maps that enter it (linear probing, then fine-tuning: Kumar et al. 2022, arXiv 2202.10054). The rest of the network
+stays as it is to the bit, batch norm's statistics included. Features are kept in the user's cache: who looks at the
+same pictures with the same weights again computes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from resnetv2.console import counting
+from resnetv2.data.augment import Augment
+from resnetv2.data.index import Index, Samples
+from resnetv2.data.load import Batch
+from resnetv2.model import ResNetV2
+from resnetv2.preprocess import Preprocessing
+from resnetv2.recipes import TrainConfig
+from resnetv2.runtime.pytorch import choose_device
+from resnetv2.training.features import Features, cached_features, fixed_views, frozen_identity
+from resnetv2.training.loop import Origin, Parts, Run
+from resnetv2.training.maps import MapLoader, Tail, TrunkSession, unpack_maps
+from resnetv2.training.objective import Objective
+from resnetv2.training.probe import Probe, fit_classes, fit_tags, fit_values
+from resnetv2.training.start import Start
+from resnetv2.training.step import Outcome
+
+_POOLED_AT_ONCE = 64  # maps through the last stage
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A network that is not trained, and the pictures it is shown.
+
+    Attributes:
+        config: resolved settings.
+        index: the pictures.
+        network: with the head that it is to have.
+        start: the weights it has.
+        preprocessing: of validation and of the model file.
+        augment: from which views beyond the first are drawn.
+    """
+
+    config: TrainConfig
+    index: Index
+    network: ResNetV2
+    start: Start
+    preprocessing: Preprocessing
+    augment: Augment
+
+    def look(self, split: str, layer: str) -> Features:
+        """Return what the network makes of the pictures of a split, each in all its views if it is "train".
+
+        Raises:
+            DataError: a picture cannot be read.
+            Error: there is no room for what is to be kept.
+        """
+        config, index = self.config, self.index
+        session = TrunkSession(self.network, self.preprocessing, choose_device(config.device))
+        views = fixed_views(self.augment, config.views if split == "train" else 1, config.seed)
+        contents = index.contents
+        with counting(f"looking at the pictures of {split}") as progress:
+            return cached_features(
+                session,
+                frozen_identity(self.start.header.architecture, self.start.file.weights, layer),
+                index.split(split),
+                self.preprocessing,
+                layer=layer,
+                views=views,
+                sha256=None if contents is None else contents.sha256[index.splits == split],
+                runtime=f"torch-{session.device.type}",
+                budget=int(config.features_gb * 1e9),
+                workers=config.workers,
+                progress=progress,
+            )
+
+    def fit(self, features: np.ndarray) -> Probe:
+        """Solve for the head: pooled features of the training pictures, float32 (views, N, num_features)."""
+        config, index = self.config, self.index
+        train = index.splits == "train"
+        targets = Objective(config, index, torch.device("cpu")).targets(index.labels[train]).numpy()
+        groups = None if index.groups is None else [index.groups[i] for i in np.flatnonzero(train).tolist()]
+        weighting = "none" if config.class_weights == "none" else "balanced"
+        if index.task == "regression":
+            return fit_values(features, targets.ravel(), groups=groups, seed=config.seed)
+        if index.task == "multilabel":
+            return fit_tags(features, targets, groups=groups, class_weights=weighting, seed=config.seed)
+        classes = len(index.classes)
+        return fit_classes(features, targets, classes, groups=groups, class_weights=weighting, seed=config.seed)
+
+
+def make_frozen_run(frozen: Frozen, out: Path, origin: Origin) -> Run:
+    """Return the run of a recipe that looks at every picture once; it does so here."""
+    return (make_probe_run if frozen.config.recipe == "probe" else make_tail_run)(frozen, out, origin)
+
+
+def make_probe_run(frozen: Frozen, out: Path, origin: Origin) -> Run:
+    """Return the run that solves for a head."""
+    index, head = frozen.index, frozen.network.head.fc
+    train = FeatureLoader(frozen.look("train", "pooled").array(), index.split("train"))
+    val = FeatureLoader(frozen.look("val", "pooled").array()[0], index.split("val"))
+    parts = Parts(frozen.network, head, frozen.preprocessing, _as_it_is, train, val, _say_views(frozen.config))
+    return ProbeRun(frozen, parts, out, origin)
+
+
+def make_tail_run(frozen: Frozen, out: Path, origin: Origin) -> Run:
+    """Return the run that trains the last stage and the head, the latter from where the probe found it."""
+    config, index, network = frozen.config, frozen.index, frozen.network
+    maps = frozen.look("train", "maps")
+    tail = Tail(network)
+    network.requires_grad_(requires_grad=False)
+    tail.requires_grad_()
+    set_head(tail.head.fc, frozen.fit(_pool(tail, maps, choose_device(config.device))))
+    train = MapLoader(maps, index.split("train"), config.batch_size, config.seed, sampling=config.sampling)
+    val = MapLoader(frozen.look("val", "maps"), index.split("val"), config.batch_size, shuffle=False)
+    parts = Parts(network, tail, frozen.preprocessing, unpack_maps, train, val, _say_views(config))
+    return Run(config, index, parts, out, origin)
+
+
+class ProbeRun(Run):
+    """A run of one step, which is a solution in place of a gradient.
+
+    The loss and the share of right answers in training are those of cross-validation: of each picture, by the head that
+    did not see it.
+    """
+
+    def __init__(self, frozen: Frozen, parts: Parts, out: Path, origin: Origin) -> None:
+        super().__init__(frozen.config, frozen.index, parts, out, origin)
+        self.frozen = frozen
+
+    def try_step(self, batch: Batch, rate: float) -> Outcome:  # noqa: ARG002  there is no rate
+        """Solve for the head."""
+        probe = self.frozen.fit(batch.pictures)
+        set_head(self.model, probe)
+        answers = torch.from_numpy(probe.logits).to(self.device)
+        return Outcome(min(probe.losses), answers, self.objective.targets(batch.labels))
+
+    def rate(self, step: int) -> float:  # noqa: ARG002
+        """Return 0: nothing moves step by step."""
+        return 0.0
+
+    def pace(self) -> str:
+        """Say how the head is found."""
+        return "a head by cross-validation"
+
+
+class FeatureLoader:
+    """Pooled features as the only batch of an epoch.
+
+    Args:
+        features: (N, F), or in several views (V, N, F).
+        samples: the same N pictures.
+    """
+
+    workers = 1
+    seconds = 0.0
+
+    def __init__(self, features: np.ndarray, samples: Samples) -> None:
+        self.features, self.samples = features, samples
+
+    def __len__(self) -> int:
+        return 1
+
+    def batches(self, epoch: int = 0, start: int = 0, size: int | None = None) -> Iterator[Batch]:  # noqa: ARG002
+        """Yield everything at once."""
+        if start == 0:
+            yield Batch(self.features, self.samples.labels, np.arange(len(self.samples)))
+
+
+@torch.no_grad()
+def set_head(head: nn.Module, probe: Probe) -> None:
+    """Give a linear layer the weights that were found."""
+    head.get_parameter("weight").copy_(torch.from_numpy(probe.weight))
+    head.get_parameter("bias").copy_(torch.from_numpy(probe.bias))
+
+
+@torch.inference_mode()
+def _pool(tail: Tail, maps: Features, device: torch.device) -> np.ndarray:
+    """Return the pooled features of kept maps, float32 (V, N, F)."""
+    tail.eval()
+    views, count = maps.shape[:2]
+    parts = []
+    for low in range(0, views * count, _POOLED_AT_ONCE):
+        view, place = np.divmod(np.arange(low, min(low + _POOLED_AT_ONCE, views * count)), count)
+        x = unpack_maps(torch.from_numpy(maps.take(place, view)).to(device))
+        parts.append(tail.features(x).float().cpu().numpy())
+    return np.concatenate(parts).reshape(views, count, -1)
+
+
+def _as_it_is(values: Tensor) -> Tensor:
+    return values
+
+
+def _say_views(config: TrainConfig) -> str:
+    return "each picture once" if config.views == 1 else f"{config.views} views of each picture"
