@@ -6,8 +6,10 @@ import queue
 import socket
 import traceback
 
+from resnetv2.errors import Interrupted
+
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["resnetv2.training.run"])
+CONTEXT.set_forkserver_preload(["resnetv2.training.run", "resnetv2.training.plots", "matplotlib.figure", "hypothesis"])
 
 
 def environment(rank, size, port):
@@ -23,7 +25,8 @@ def free_port():
 
 
 def together(size, function, *arguments, timeout=240, silent=()):
-    """Call ``function(*arguments)`` in processes of their own and return what each returned, or the error it raised.
+    """Call ``function(*arguments)`` in processes of their own and return what each returned, or the error it raised,
+    or the exit code that a signal gave it.
 
     Processes in ``silent`` are not waited for, and answer None.
     """
@@ -56,7 +59,9 @@ def _answer(variables, answers, function, arguments):
     torch.set_num_threads(1)
     try:
         value = function(*arguments)
-    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  the test that waits looks at it
+    except Interrupted as stop:
+        value = stop.exit_code
+    except Exception as error:  # noqa: BLE001  the test that waits looks at it
         traceback.print_exc()
         value = error
     answers.put((int(variables["RANK"]), value))
