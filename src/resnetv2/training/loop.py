@@ -29,12 +29,12 @@ from resnetv2.recipes import TrainConfig
 from resnetv2.runtime.pytorch import model_file, place
 from resnetv2.training import batchnorm
 from resnetv2.training.average import MovingAverage
-from resnetv2.training.checkpoint import Progress, State, list_checkpoints, read_newest, restore, save_checkpoint
+from resnetv2.training.checkpoint import KEPT, Progress, State, list_checkpoints, read_newest, restore, save_checkpoint
 from resnetv2.training.display import Display
 from resnetv2.training.distributed import World
 from resnetv2.training.mix import Mix
 from resnetv2.training.objective import Objective
-from resnetv2.training.optimizers import StartingPoint, make_optimizer
+from resnetv2.training.optimizers import MOMENTS, StartingPoint, make_optimizer
 from resnetv2.training.plots import write_plots
 from resnetv2.training.samples import golden_pictures
 from resnetv2.training.schedules import image_size_at, rate_at
@@ -171,8 +171,16 @@ class Run:
     def save(self) -> None:
         """Write a checkpoint; all processes have the same state, and one writes it."""
         if self.world.is_first:
-            save_checkpoint(self.checkpoints, self.progress, self.state, self.data)
+            try:
+                save_checkpoint(self.checkpoints, self.progress, self.state, self.data)
+            except Error as error:
+                raise Error(f"{error}; make room and go on with --resume: {self._last_good()}") from error
         self.saved_at = time.monotonic()
+
+    def needed_bytes(self) -> int:
+        """Return about how much disk the run takes: checkpoints, one more while it is written, and two model files."""
+        weights: int = sum(value.nbytes for value in self.model.state_dict().values())
+        return weights * ((KEPT + 1) * (2 + MOMENTS[self.config.optimizer]) + 2)
 
     def is_save_due(self) -> bool:
         """Return whether the last checkpoint is old enough."""
@@ -387,11 +395,14 @@ class Run:
         """Append one line to a log, durably; return the log's length in bytes, 0 in processes that write none."""
         if not self.world.is_first:
             return 0
-        with (self.out / name).open("ab") as file:
-            file.write(json.dumps(line).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-            return file.tell()
+        try:
+            with (self.out / name).open("ab") as file:
+                file.write(json.dumps(line).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+                return file.tell()
+        except OSError as error:
+            raise Error(f"cannot write {self.out / name}: {error.strerror or error}; {self._last_good()}") from error
 
     def introduce(self, display: Display) -> None:
         """Say what is about to happen."""

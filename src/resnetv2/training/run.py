@@ -23,7 +23,7 @@ from resnetv2.data.index import Index, read_index, read_saved_index
 from resnetv2.data.load import Budget, Loader
 from resnetv2.data.manifest import shorten
 from resnetv2.errors import ConfigError, DataError, Error
-from resnetv2.files import write_json
+from resnetv2.files import require_space, write_json
 from resnetv2.recipes import TrainConfig
 from resnetv2.runtime.pytorch import Normalize, build_model, choose_device, place
 from resnetv2.training.distributed import World
@@ -169,6 +169,7 @@ def _begin(data: Path, out: Path, settings: Mapping[str, Any], time_budget: floa
         )
     describe(report)
     run = make_run(config, index, out, start, world)
+    require_space(out, run.needed_bytes())
     index.write_csv(out / "index.csv")
     write_json(out / "check.json", report.to_dict())
     write_json(

@@ -54,13 +54,13 @@ class _Synced(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor, float]:
         axes = [axis for axis in range(x.ndim) if axis != 1]
-        var, mean = (value.double() for value in torch.var_mean(x.float(), dim=axes, correction=0))
+        var, mean = (value.double() for value in torch.var_mean(x.to(weight.dtype), dim=axes, correction=0))
         n = x.numel() // x.shape[1]
         sums = torch.cat([n * mean, n * (var + mean.square()), mean.new_full((1,), n)])
         distributed.all_reduce(sums)
         count = sums[-1].item()
         mean, square = sums[:-1].div(count).chunk(2)
-        mean, var = mean.float(), (square - mean.square()).clamp_(min=0).float()
+        mean, var = mean.to(weight.dtype), (square - mean.square()).clamp_(min=0).to(weight.dtype)
         ctx.save_for_backward(x, weight, mean, var)
         ctx.eps, ctx.count = eps, count
         ctx.mark_non_differentiable(mean, var)
@@ -74,14 +74,14 @@ class _Synced(Function):
         dx, dweight, dbias = torch.ops.aten.native_batch_norm_backward(
             dy, x, weight, mean, var, None, None, train=False, eps=ctx.eps, output_mask=[True, True, True]
         )
-        sums = torch.cat([dbias, dweight]).float()
+        sums = torch.cat([dbias, dweight]).to(mean.dtype)
         distributed.all_reduce(sums)
         if not ctx.needs_input_grad[0]:
             return None, dweight, dbias, None
         # What they contribute themselves: dx -= w/σ · (Σ dy / n + x̂ · Σ dy·x̂ / n).
         shape = (1, -1, *[1] * (x.ndim - 2))
         inverse = torch.rsqrt(var + ctx.eps)
-        by_mean, by_var = sums.div(ctx.count).mul_((weight.float() * inverse).repeat(2)).chunk(2)
-        centred = x.float() - mean.view(shape)
+        by_mean, by_var = sums.div(ctx.count).mul_((weight * inverse).repeat(2)).chunk(2)
+        centred = x.to(mean.dtype) - mean.view(shape)
         correction = torch.addcmul(by_mean.view(shape), centred, (by_var * inverse).view(shape))
-        return (dx.float() - correction).to(x.dtype), dweight, dbias, None
+        return (dx.to(mean.dtype) - correction).to(x.dtype), dweight, dbias, None
