@@ -33,6 +33,34 @@ def wilson_interval(correct: float, n: float, z: float = Z95) -> tuple[float, fl
     return (0.0 if correct == 0 else low), (1.0 if correct == n else high)
 
 
+def binomial_cdf(k: int, n: int, p: float) -> float:
+    """Return the chance of at most k successes in n trials, each with chance p."""
+    if k >= n or p <= 0:
+        return 1.0
+    if p >= 1:
+        return 0.0
+    i = np.arange(1, k + 1)
+    ways = np.append(0, np.cumsum(np.log(n - i + 1) - np.log(i)))  # logarithms
+    logs = ways + np.arange(k + 1) * math.log(p) + (n - np.arange(k + 1)) * math.log1p(-p)
+    highest = float(logs.max())
+    return min(1.0, math.exp(highest) * float(np.exp(logs - highest).sum()))
+
+
+def binomial_upper_bound(k: int, n: int, chance: float) -> float:
+    """Return Clopper and Pearson's upper bound (1934) of a share: below the true one with at most ``chance``.
+
+    Args:
+        k: successes.
+        n: trials, above 0.
+        chance: of being wrong, such as 0.05.
+    """
+    low, high = k / n, 1.0
+    for _ in range(60):  # bisection to the last bits
+        middle = (low + high) / 2
+        low, high = (middle, high) if binomial_cdf(k, n, middle) > chance else (low, middle)
+    return high
+
+
 def mean_share_interval(hits: np.ndarray, n: np.ndarray) -> tuple[float, float]:
     """Return the interval of the mean of several shares, such as of the recalls of classes.
 
