@@ -28,6 +28,7 @@ _PUBLIC = {
     "ResNetV2Config": "config",
     "TrainConfig": "recipes",
     "check": "diagnosis",
+    "compare": "evaluation.comparison",
     "convert": "published",
     "create_model": "creation",
     "demo": "digits",
@@ -61,6 +62,7 @@ __all__ = [
     "TrainConfig",
     "__version__",
     "check",
+    "compare",
     "convert",
     "create_model",
     "demo",
@@ -93,6 +95,7 @@ if TYPE_CHECKING:
         MissingExtra,
         ModelFileError,
     )
+    from resnetv2.evaluation.comparison import compare
     from resnetv2.evaluation.run import evaluate
     from resnetv2.inference import Classifier, Prediction, info, load, predict, verify
     from resnetv2.model import ResNetV2
