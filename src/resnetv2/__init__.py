@@ -33,6 +33,7 @@ _PUBLIC = {
     "create_model": "creation",
     "demo": "digits",
     "evaluate": "evaluation.run",
+    "explain": "explanation",
     "fetch": "published",
     "find_lr": "training.find_lr",
     "info": "inference",
@@ -67,6 +68,7 @@ __all__ = [
     "create_model",
     "demo",
     "evaluate",
+    "explain",
     "fetch",
     "find_lr",
     "info",
@@ -97,6 +99,7 @@ if TYPE_CHECKING:
     )
     from resnetv2.evaluation.comparison import compare
     from resnetv2.evaluation.run import evaluate
+    from resnetv2.explanation import explain
     from resnetv2.inference import Classifier, Prediction, info, load, predict, verify
     from resnetv2.model import ResNetV2
     from resnetv2.preprocess import Preprocessing

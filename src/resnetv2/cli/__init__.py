@@ -19,6 +19,7 @@ from resnetv2.cli import (
     convert,
     demo,
     evaluate,
+    explain,
     fetch,
     find_lr,
     info,
@@ -31,7 +32,7 @@ from resnetv2.cli import (
 from resnetv2.errors import Error, Interrupted
 
 COMMANDS = (  # in the order in which a newcomer meets them
-    *(demo, check, find_lr, train, evaluate, compare, predict, verify),
+    *(demo, check, find_lr, train, evaluate, compare, predict, explain, verify),
     *(info, models, fetch, convert, pack),
 )
 _LONGEST = 8_000  # characters of a message
