@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -77,6 +78,21 @@ def test_the_worst_mistakes_come_first_and_right_answers_are_none(tmp_path):
     worst = int(np.argmax(shown.logits.max(axis=1) - true))
     first = next(value for name, value in page.attributes if name == "title")
     assert first == shown.index.paths[worst]
+
+
+def test_beside_a_mistake_is_where_the_network_saw_its_answer(tmp_path):
+    shown = make_shown(tmp_path / "data")
+    asked = []
+
+    def heat(pixels, number):
+        asked.append((pixels.shape, number))
+        return np.linspace(0, 1, 224 * 224, dtype=np.float32).reshape(224, 224)
+
+    write_page(tmp_path / "page.html", replace(shown, heat=heat))
+    said = shown.logits.argmax(axis=1)
+    wrong = said != shown.index.labels
+    assert Page((tmp_path / "page.html").read_text(encoding="utf-8")).tags.count("img") == 2 * wrong.sum()
+    assert sorted(asked) == sorted(((224, 224, 3), int(number)) for number in said[wrong])
 
 
 @pytest.mark.parametrize("task", ["multilabel", "regression"])

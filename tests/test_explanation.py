@@ -13,7 +13,7 @@ from runs import command
 import resnetv2
 from resnetv2.config import architecture
 from resnetv2.errors import ConfigError
-from resnetv2.explanation import METHODS, heat_map, overlay, stretch
+from resnetv2.explanation import METHODS, check_method, count_cells, heat_map, overlay, stretch
 from resnetv2.inference import Classifier
 from resnetv2.model import ResNetV2
 from resnetv2.preprocess import Preprocessing
@@ -136,7 +136,7 @@ def test_explain_answers_every_picture_and_writes_what_it_shows(file, tmp_path):
     for answer in answers[1:]:
         assert (answer.heat.max(), answer.heat.min() >= 0, answer.heat.shape) == (1, True, (SIZE, SIZE))
         np.testing.assert_array_equal(np.load(answer.array), answer.raw)
-        assert Image.open(answer.overlay).size == (SIZE, SIZE)
+        assert Image.open(answer.overlay).size == (200, 200), "5 times as large, so that one sees it"
     assert {path.suffix for path in out.iterdir()} == {".png", ".npy"}
 
 
@@ -160,6 +160,22 @@ def test_what_takes_gradients_says_so_where_there_are_none(trained, tmp_path):
     headless = replace(trained.header, architecture=replace(CONFIG, num_classes=0), classes=())
     with pytest.raises(ConfigError, match="has no head"):
         resnetv2.explain(Classifier(headless, trained.session), [path])
+
+
+@pytest.mark.parametrize(
+    ("size", "stem", "cells", "usual"),
+    [(32, "7x7", 1, "occlusion"), (224, "7x7", 7, "gradcam"), (33, "3x3", 5, "gradcam")],
+)
+def test_a_map_of_one_cell_is_no_map(trained, size, stem, cells, usual):
+    config = replace(CONFIG, stem=stem)
+    header = replace(trained.header, architecture=config, preprocessing=Preprocessing(image_size=size, resize=size))
+    assert ResNetV2(config).eval().forward_features(torch.zeros(1, 3, size, size)).shape[2:] == (cells, cells)
+    assert count_cells(header) == cells
+    assert check_method(header, None) == usual
+    if cells == 1:
+        with pytest.raises(ConfigError, match="makes a single one; choose occlusion or integrated-gradients"):
+            check_method(header, "layercam")
+        assert check_method(header, "occlusion") == "occlusion"
 
 
 def test_cold_places_stay_grey_and_hot_ones_glow():

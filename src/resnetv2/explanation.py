@@ -10,17 +10,20 @@ import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from PIL import Image
 
-from resnetv2.errors import ConfigError, DataError, MissingExtra, unknown
+from resnetv2.errors import ConfigError, DataError, unknown
 from resnetv2.files import replace_file
 from resnetv2.inference import Classifier, expand, load
 from resnetv2.preprocess import open_picture
+from resnetv2.weights.modelfile import Header
 
-METHODS = ("gradcam", "gradcam++", "layercam", "occlusion", "integrated-gradients")
+CELLS = ("gradcam", "gradcam++", "layercam")  # methods that see no more than the cells of the last map
+METHODS = (*CELLS, "occlusion", "integrated-gradients")
+_FEWEST = 4  # cells in each direction, from which on "gradcam" is what one begins with
 # From cold to hot, with rising luminance: matplotlib's inferno at nine places.
 _COLOURS = np.array(
     [
@@ -30,6 +33,7 @@ _COLOURS = np.array(
     np.float64,
 )
 _OPACITY = 0.75  # of the hottest place
+_SIDE = 224  # pixels of an overlay, about; small pictures are enlarged, so that one sees them
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def explain(
     pictures: Sequence[str | Path],
     *,
     label: str | None = None,
-    method: str = "gradcam",
+    method: str | None = None,
     out: str | Path | None = None,
     device: str = "auto",
 ) -> list[Explanation]:
@@ -73,7 +77,7 @@ def explain(
         label: the class to explain; None is each picture's own answer.
         method: "gradcam" (Selvaraju et al. 2017, arXiv 1610.02391), "gradcam++" (Chattopadhyay et al. 2018, arXiv
             1710.11063), "layercam" (Jiang et al. 2021), "occlusion" (Zeiler and Fergus 2014, arXiv 1311.2901) or
-            "integrated-gradients" (Sundararajan et al. 2017, arXiv 1703.01365).
+            "integrated-gradients" (Sundararajan et al. 2017, arXiv 1703.01365); None is ``usual_method``.
         out: a folder for NAME.png, the picture with its heat, and NAME.npy, the raw numbers.
         device: "auto", "cpu", "cuda", "mps".
 
@@ -81,7 +85,8 @@ def explain(
         One explanation for each picture, in order; unreadable ones carry their ``error``.
 
     Raises:
-        ConfigError: an unknown method or class, or a network without a head or not on torch.
+        ConfigError: an unknown method or class, a method that sees only one cell, or a network without a head or not
+            on torch.
         DataError: a folder holds no pictures.
         ModelFileError: see ``Classifier.load``.
         MissingExtra: torch is not installed.
@@ -95,15 +100,16 @@ def explain_each(
     pictures: Sequence[str | Path],
     *,
     label: str | None = None,
-    method: str = "gradcam",
+    method: str | None = None,
     out: str | Path | None = None,
     device: str = "auto",
 ) -> Iterator[Explanation]:
     """Do as ``explain``, one explanation at a time as they are made."""
-    if method not in METHODS:
+    if method is not None and method not in METHODS:
         raise ConfigError(unknown("method", method, METHODS))
     paths = expand(pictures)
     classifier = model if isinstance(model, Classifier) else load(model, device)
+    method = check_method(classifier.header, method)
     classes = classifier.classes
     if not classes:
         raise ConfigError("the network has no head: it answers with features, and there is no class to explain")
@@ -124,6 +130,32 @@ def explain_each(
         yield Explanation(str(path), word, heat, raw, pixels, **files)
 
 
+def check_method(header: Header, method: str | None) -> str:
+    """Return the method, or for None the usual one: "gradcam", and "occlusion" where the last map has few cells.
+
+    Raises:
+        ConfigError: the method sees the cells of the last map, and there is one.
+    """
+    cells = count_cells(header)
+    if method is None:
+        return "gradcam" if cells >= _FEWEST else "occlusion"
+    if method in CELLS and cells == 1:
+        size = header.preprocessing.image_size
+        raise ConfigError(
+            f"{method} shows which cells of the network's last map matter, and of {size} pixels it makes a single one; "
+            f"choose occlusion or integrated-gradients"
+        )
+    return method
+
+
+def count_cells(header: Header) -> int:
+    """Return how many cells the network's last map has in each direction."""
+    architecture = header.architecture
+    halvings = sum(unit.stride == 2 for unit in architecture.units())
+    reduction: int = (1 if architecture.stem == "3x3" else 4) * 2**halvings
+    return -(-header.preprocessing.image_size // reduction)
+
+
 def heat_map(classifier: Classifier, pixels: np.ndarray, number: int, method: str) -> np.ndarray:
     """Return what a method gives for one picture, float32 (h, w), not negative.
 
@@ -135,16 +167,12 @@ def heat_map(classifier: Classifier, pixels: np.ndarray, number: int, method: st
 
     Raises:
         ConfigError: the classifier does not run on torch.
-        MissingExtra: torch is not installed.
     """
-    try:
-        from resnetv2.runtime import attribution
-        from resnetv2.runtime.pytorch import TorchSession
-    except ModuleNotFoundError as error:
-        raise MissingExtra("explaining answers", "train") from error
-    session = classifier.session
-    if not isinstance(session, TorchSession):
+    if not takes_gradients(classifier):
         raise ConfigError("explaining takes gradients, and so a model file that runs on torch")
+    from resnetv2.runtime import attribution
+    from resnetv2.runtime.pytorch import TorchSession
+
     functions: dict[str, Callable[[TorchSession, np.ndarray, int], np.ndarray]] = {
         "gradcam": attribution.gradcam,
         "gradcam++": attribution.gradcam_plus_plus,
@@ -152,7 +180,16 @@ def heat_map(classifier: Classifier, pixels: np.ndarray, number: int, method: st
         "occlusion": attribution.occlusion,
         "integrated-gradients": attribution.integrated_gradients,
     }
-    return functions[method](session, pixels, number)
+    return functions[method](cast("TorchSession", classifier.session), pixels, number)
+
+
+def takes_gradients(classifier: Classifier) -> bool:
+    """Return whether a classifier runs on torch."""
+    try:
+        from resnetv2.runtime.pytorch import TorchSession
+    except ModuleNotFoundError:
+        return False
+    return isinstance(classifier.session, TorchSession)
 
 
 def stretch(raw: np.ndarray, size: int) -> np.ndarray:
@@ -194,7 +231,9 @@ def _file_names(paths: Sequence[Path]) -> list[str]:
 def _write(folder: Path, name: str, pixels: np.ndarray, heat: np.ndarray, raw: np.ndarray) -> dict[str, Any]:
     picture, array = folder / f"{name}.png", folder / f"{name}.npy"
     with replace_file(picture) as temporary:
-        overlay(pixels, heat).save(temporary, "PNG")
+        shown = overlay(pixels, heat)
+        scale = max(1, _SIDE // shown.width)
+        shown.resize((scale * shown.width, scale * shown.height), Image.Resampling.NEAREST).save(temporary, "PNG")
     buffer = io.BytesIO()
     np.save(buffer, raw, allow_pickle=False)
     with replace_file(array) as temporary:

@@ -18,9 +18,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--class", dest="label", metavar="NAME", help="what to look for (default: what is answered)")
     parser.add_argument(
         "--method",
-        default="gradcam",
         metavar="M",
-        help="gradcam, gradcam++, layercam, occlusion or integrated-gradients (default: %(default)s)",
+        help="gradcam, gradcam++, layercam, occlusion or integrated-gradients (default: gradcam, or "
+        "occlusion where the network's last map has fewer than 4 × 4 cells)",
     )
     parser.add_argument(
         "--out", default="explained", metavar="DIR", help="folder for NAME.png and NAME.npy (default: %(default)s)"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from resnetv2.data.index import Index
 from resnetv2.errors import DataError
 from resnetv2.evaluation.charts import draw_coverage, draw_numbers, draw_reliability
 from resnetv2.evaluation.figures import FIGURES
+from resnetv2.explanation import overlay
 from resnetv2.inference import sigmoid, softmax
 from resnetv2.pages.render import render_page, to_address
 from resnetv2.preprocess import open_picture
@@ -31,12 +32,16 @@ _LEAST = 1e-300
 
 @dataclass(frozen=True)
 class Shown:
-    """What a page is made of: the report of ``evaluate``, the model's header, the pictures, and the logits (N, K)."""
+    """What a page is made of: the report of ``evaluate``, the model's header, the pictures, and the logits (N, K).
+
+    ``heat`` turns what the network sees, uint8 (H, W, 3), and a class into where it saw it, float32 (H, W).
+    """
 
     report: Mapping[str, Any]
     header: Header
     index: Index
     logits: np.ndarray
+    heat: Callable[[np.ndarray, int], np.ndarray] | None = None
 
 
 @dataclass(frozen=True)
@@ -178,9 +183,20 @@ def _mistakes(shown: Shown) -> list[dict[str, str]]:
             picture = open_picture(samples.paths[i])
         except DataError:  # it is gone by now
             picture = Image.new("RGB", (_SIDE, _SIDE), (128, 128, 128))
+        seen = _seen(shown, picture, i)
         picture.thumbnail((_SIDE, _SIDE))
-        result.append({"path": shown.index.paths[i], "said": said, "so": so, "picture": to_address(picture)})
+        entry = {"path": shown.index.paths[i], "said": said, "so": so, "picture": to_address(picture), "seen": seen}
+        result.append(entry)
     return result
+
+
+def _seen(shown: Shown, picture: Image.Image, i: int) -> str:
+    """Return the picture with the heat of what was answered, "" where that cannot be told."""
+    if shown.heat is None or shown.header.task != "classification":
+        return ""
+    pixels = np.array(shown.header.preprocessing(picture))
+    heated = overlay(pixels, shown.heat(pixels, int(shown.logits[i].argmax())))
+    return to_address(heated.resize((_SIDE, _SIDE), Image.Resampling.BICUBIC))
 
 
 def _tell_class(shown: Shown) -> tuple[np.ndarray, Any]:

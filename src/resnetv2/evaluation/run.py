@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from resnetv2.evaluation.classification import classification_report
 from resnetv2.evaluation.multilabel import multilabel_report
 from resnetv2.evaluation.page import Shown, write_page
 from resnetv2.evaluation.regression import regression_report
+from resnetv2.explanation import check_method, heat_map, stretch, takes_gradients
 from resnetv2.inference import Classifier, load
 
 
@@ -79,7 +80,7 @@ def evaluate(
         "skipped": pictures.skipped,
     }
     if html is not None:
-        write_page(Path(html), Shown(report, header, pictures.index, logits))
+        write_page(Path(html), Shown(report, header, pictures.index, logits, _heat(classifier)))
     return report
 
 
@@ -88,3 +89,15 @@ def make_report(task: str, logits: np.ndarray, labels: np.ndarray, classes: Sequ
     if task == "regression":
         return regression_report(logits, labels)
     return (multilabel_report if task == "multilabel" else classification_report)(logits, labels, classes)
+
+
+def _heat(classifier: Classifier) -> Callable[[np.ndarray, int], np.ndarray] | None:
+    """Return what shows where the network sees a class, None where there are no gradients to tell it from."""
+    if not takes_gradients(classifier):
+        return None
+    method = "gradcam" if check_method(classifier.header, None) == "gradcam" else "integrated-gradients"  # both quick
+
+    def heat(pixels: np.ndarray, number: int) -> np.ndarray:
+        return stretch(heat_map(classifier, pixels, number, method), len(pixels))
+
+    return heat
