@@ -33,7 +33,7 @@ def subparsers():
 
 
 def test_help_lists_every_command_and_each_has_help():
-    names = [module.__name__.rsplit(".", 1)[-1] for module in COMMANDS]
+    names = [module.__name__.rsplit(".", 1)[-1].replace("_", "-") for module in COMMANDS]
     assert sorted(subparsers()) == sorted(names)
     top = command("--help").stdout
     for name, parser in subparsers().items():
