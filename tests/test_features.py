@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from pictures import noise, write_dataset, write_picture
 
 from resnetv2.config import architecture
@@ -21,26 +22,32 @@ from resnetv2.preprocess import Preprocessing, open_picture
 from resnetv2.runtime.pytorch import weights_of
 from resnetv2.training import features
 from resnetv2.training.features import FixedView, cached_features, fixed_views, frozen_identity, hash_pictures
+from resnetv2.training.maps import TrunkSession
 
 SIZE = Preprocessing(image_size=8, resize=9)
+SIZE32 = Preprocessing(image_size=32, resize=32)
 AUGMENT = Augment(scale=(0.3, 1.0), ratio=(0.75, 4 / 3), hflip=0.5, dct_scaling=True)
 ROW = 8 * 8 * 3
 
 
 class Pixels:
-    """A session whose features are the pixels, and which counts the pictures it saw."""
+    """A session whose features are the pixels, and which counts the pictures it saw but the black ones that fill up."""
 
     def __init__(self):
-        self.seen = 0
+        self.seen, self.sizes = 0, set()
 
     def features(self, pictures):
         assert pictures.dtype == np.uint8
-        self.seen += len(pictures)
+        self.count(pictures)
         return pictures.reshape(len(pictures), -1).astype(np.float32)
 
     def maps(self, pictures):
-        self.seen += len(pictures)
+        self.count(pictures)
         return pictures.astype(np.float16)
+
+    def count(self, pictures):
+        self.sizes.add(len(pictures))
+        self.seen += int(pictures.any(axis=(1, 2, 3)).sum())
 
 
 @pytest.fixture(autouse=True)
@@ -102,6 +109,20 @@ def test_a_network_that_takes_no_mirror_images_is_shown_none():
         fixed_views(AUGMENT, 0)
 
 
+def test_every_batch_has_one_size_so_that_a_picture_gives_the_same_bits_whatever_is_beside_it(samples):
+    found, session = of(samples, batch_size=8)
+    assert session.sizes == {8}
+    assert len(found) == 21
+    whole = create_model("resnet18v2", num_classes=2, width_factor=0.25)
+    torch_session = TrunkSession(whole, SIZE32, torch.device("cpu"))
+    pictures = np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+    expected = torch_session.features(pictures)
+    for place in range(8):
+        alone = np.zeros_like(pictures)
+        alone[0] = pictures[place]
+        np.testing.assert_array_equal(torch_session.features(alone)[0], expected[place])
+
+
 def test_the_result_does_not_depend_on_threads_and_batches(samples):
     arrays = []
     for workers, batch in ((1, 1), (2, 4), (7, 64)):
@@ -118,6 +139,7 @@ def test_a_second_run_computes_nothing_and_gives_the_same_bits(samples):
     first, _ = of(samples)
     second, session = of(samples)
     assert session.seen == 0
+    assert (first.computed, second.computed) == (21, 0)
     np.testing.assert_array_equal(first.array(), second.array())
 
 
@@ -264,9 +286,10 @@ class Slow:
     def features(self, pictures):
         time.sleep(0.01)
         return pictures.reshape(len(pictures), -1).astype(np.float32)
-print("ready", flush=True)
 samples = read_index(Path(sys.argv[1])).split("all")
-features.cached_features(Slow(), "weights", samples, Preprocessing(image_size=8, resize=9), batch_size=1)
+size = Preprocessing(image_size=8, resize=9)
+told = lambda done, total: print(done, flush=True)
+features.cached_features(Slow(), "weights", samples, size, batch_size=1, progress=told)
 """
 
 
@@ -274,10 +297,11 @@ def test_killed_at_any_moment_a_run_leaves_only_whole_rows_and_the_next_goes_on(
     data = write_dataset(tmp_path / "data", {"": {"a": 60, "b": 60}}, 12)
     samples = read_index(data).split("all")
     rng, left = np.random.default_rng(0), [120]
-    for _ in range(6):
+    for _ in range(3):
         child = subprocess.Popen([sys.executable, "-c", CHILD, data], stdout=subprocess.PIPE, env=dict(os.environ))
-        child.stdout.readline()
-        time.sleep(rng.uniform(0.1, 0.5))
+        for _ in range(rng.integers(4, 30)):
+            child.stdout.readline()
+        time.sleep(rng.uniform(0, 0.02))
         child.send_signal(signal.SIGKILL)
         child.wait()
         child.stdout.close()

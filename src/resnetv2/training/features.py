@@ -111,10 +111,11 @@ class Features:
     Args:
         rows: V · N of them, the views of one number beside each other.
         views: V.
+        computed: how many of them were not there before.
     """
 
-    def __init__(self, rows: Rows, views: int) -> None:
-        self._rows, self.views = rows, views
+    def __init__(self, rows: Rows, views: int, computed: int) -> None:
+        self._rows, self.views, self.computed = rows, views, computed
 
     def __len__(self) -> int:
         return len(self._rows.files) // self.views
@@ -187,7 +188,8 @@ def cached_features(
     """Return features of pictures; what is not in the cache is computed and kept there.
 
     Pictures are decoded as for evaluation, in threads, while the network works on those before them, and a picture that
-    is there twice is computed once. Numbers may differ by rounding from those of a batch of another size.
+    is there twice is computed once. A last batch is filled up with black, so that a picture gives the same bits
+    whatever is computed beside it; they may differ by rounding from those of another ``batch_size``.
 
     Args:
         session: with ``features`` for "pooled" (``inference.Session``), ``maps`` for "maps" (``MapSession``).
@@ -221,17 +223,17 @@ def cached_features(
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:32]
     shelf = Shelf(cache_path("features", name), LAYERS[layer].dtype)
     keys = _keys(digests, views)
-    rows = shelf.find(keys)
+    rows, computed = shelf.find(keys), 0
     if not rows.known.all():
         with locked(shelf.folder):
             shelf.clear()
             rows = shelf.find(keys)  # another process may have been at it
             jobs = _Jobs(samples, digests, preprocessing, views, workers or min(os.cpu_count() or 1, 8), batch_size)
-            _fill(shelf, keys, rows, jobs, session, LAYERS[layer], budget, progress)
+            computed = _fill(shelf, keys, rows, jobs, session, LAYERS[layer], budget, progress)
             rows = shelf.find(keys)
     if not rows.known.all():
         raise Error(f"another process took the room of features in {shelf.folder.parent}: raise the budget of both")
-    return Features(rows, len(views))
+    return Features(rows, len(views), computed)
 
 
 def _keys(digests: np.ndarray, views: Sequence[FixedView]) -> np.ndarray:
@@ -312,15 +314,15 @@ def _fill(
     layer: Layer,
     budget: int,
     progress: Counter | None,
-) -> None:
-    """Compute and write the rows that are not known."""
+) -> int:
+    """Compute and write the rows that are not known; return how many."""
     missing = np.flatnonzero(~known.known)
     _, first = np.unique(keys[missing], axis=0, return_index=True)
     wanted = missing[first]
     wanted = wanted[np.lexsort((wanted, wanted % len(jobs.samples)))]
     done, pending = len(keys) - len(wanted), list[tuple[np.ndarray, np.ndarray]]()
     for places, pictures in jobs.batches(wanted):
-        rows = np.ascontiguousarray(layer.compute(session, pictures), layer.dtype)
+        rows = np.ascontiguousarray(layer.compute(session, _pad(pictures, jobs.batch_size))[: len(places)], layer.dtype)
         if not np.isfinite(rows).all():
             raise _infinite(layer)
         if done == len(keys) - len(wanted):
@@ -333,6 +335,12 @@ def _fill(
             pending.clear()
         if progress is not None:
             progress(done, len(keys))
+    return len(wanted)
+
+
+def _pad(pictures: np.ndarray, count: int) -> np.ndarray:
+    """Return (count, …): the pictures, and black ones."""
+    return np.pad(pictures, [(0, count - len(pictures)), *[(0, 0)] * (pictures.ndim - 1)])
 
 
 def _infinite(layer: Layer) -> Error:

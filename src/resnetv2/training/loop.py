@@ -73,6 +73,7 @@ class Parts:
         read: makes what ``trained`` reads of a batch's array on the device.
         train, val: batches.
         shown: in which views pictures are shown, for people.
+        is_fitted: whether ``trained`` may be the best there is before the first step.
     """
 
     network: ResNetV2
@@ -82,6 +83,7 @@ class Parts:
     train: Batches
     val: Batches
     shown: str
+    is_fitted: bool = False
 
 
 @dataclass(frozen=True)
@@ -242,6 +244,7 @@ class Run:
             self.join()
             if progress.step == 0:
                 self.introduce(display)
+                self.judge_start()
             while progress.epoch < config.epochs:
                 started = time.monotonic()
                 speed = self.train_epoch(display, tracker)
@@ -323,7 +326,7 @@ class Run:
 
     def _last_good(self) -> str:
         saved = list_checkpoints(self.checkpoints)
-        models = "best.safetensors in it is the best epoch" if self.progress.best_epoch else "no epoch was completed"
+        models = "best.safetensors in it is the best epoch" if self.progress.best else "no epoch was completed"
         return f"the last good checkpoint is {saved[0] if saved else 'none'}, the run {self.out}; {models}"
 
     def finish_epoch(self) -> dict[str, Any]:
@@ -344,17 +347,28 @@ class Run:
             **figures,
         }
         progress.batch, progress.loss_sum, progress.correct, progress.seen = 0, 0.0, 0, 0
-        score = self.objective.score(figures)
         headline = self.objective.headline(answers, labels)
-        if progress.best_epoch == 0 or score >= progress.best_score:  # of equals the later: its rate was lower
-            progress.best_score, progress.best_epoch, progress.best = score, progress.epoch, headline
-            self.write_model("best.safetensors", line, headline)
+        self.keep_if_best(line, headline)
         if progress.epoch == config.epochs:
             self.write_model("last.safetensors", line, headline)
         progress.metrics_bytes = self.append("metrics.jsonl", line)  # without times, so that equal runs have equal logs
         if progress.epoch == config.epochs or self.is_save_due():
             self.save()
         return line
+
+    def judge_start(self) -> None:
+        """Let what is trained compete as epoch 0, where it was fitted before the first step."""
+        if self.parts.is_fitted:
+            answers, labels = self.validate()
+            line = {"epoch": 0, **self.objective.figures(answers, labels)}
+            self.keep_if_best(line, self.objective.headline(answers, labels))
+
+    def keep_if_best(self, line: Mapping[str, Any], headline: Mapping[str, Any]) -> None:
+        """Write the best network's model file, if no earlier epoch was better."""
+        progress, score = self.progress, self.objective.score(line)
+        if not progress.best or score >= progress.best_score:  # of equals the later: its rate was lower
+            progress.best_score, progress.best_epoch, progress.best = score, line["epoch"], dict(headline)
+            self.write_model("best.safetensors", line, headline)
 
     @torch.inference_mode()
     def validate(self) -> tuple[np.ndarray, np.ndarray]:

@@ -119,6 +119,7 @@ def lp_ft_settings(facts: Facts) -> dict[str, Any]:
         "schedule": "cosine",
         "weight_decay": 1e-4,
         "ema_decay": 0.99,
+        "label_smoothing": 0.0,  # a head that was solved for is surer than smoothed labels allow, and would unlearn it
     }
 
 

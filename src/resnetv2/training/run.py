@@ -27,15 +27,14 @@ from resnetv2.files import require_space, write_json
 from resnetv2.recipes import TrainConfig
 from resnetv2.runtime.pytorch import Normalize, build_model, choose_device, place
 from resnetv2.training.distributed import World
-from resnetv2.training.frozen import Frozen, make_frozen_run
+from resnetv2.training.frozen import Frozen, make_frozen_run, map_bytes
 from resnetv2.training.loop import Origin, Parts, Run
-from resnetv2.training.maps import run_trunk
 from resnetv2.training.plan import Facts, choose_strategy, fitting_size, fitting_strategies, make_config, resolve_recipe
 from resnetv2.training.start import Start, make_model, make_preprocessing, read_start
 
 _LEFT_OUT = 20  # unreadable pictures told one by one; check.json has them all
 # Settings a resumed run may change: where it runs, not what it does.
-MOVABLE = ("device", "workers", "cache_mb", "save_minutes", "peer_timeout_s", "track")
+MOVABLE = ("device", "workers", "cache_mb", "features_gb", "save_minutes", "peer_timeout_s", "track")
 ALONE = ("probe", "lp-ft")  # recipes that several processes cannot share
 DESCRIPTION = {"index.csv", "environment.json", "check.json"}  # what a run that never began may have left
 
@@ -265,9 +264,10 @@ def _plan(
     )
     recipe = resolve_recipe(settings)
     if recipe == "auto" and start is not None:
-        seconds, map_bytes = _try_out(start, settings.get("image_size") or fitting_size(facts), device)
+        size = settings.get("image_size") or fitting_size(facts)
         views = facts.pictures * int(settings.get("views", 1)) + index.counts()["val"]
-        recipe, why = choose_strategy(facts, seconds, time_budget, fitting_strategies(settings, map_bytes * views))
+        fitting = fitting_strategies(settings, views * map_bytes(start.header.architecture, size))
+        recipe, why = choose_strategy(facts, _seconds_per_picture(start, size, device), time_budget, fitting)
         talk().print(f"auto takes {recipe}: {why}", soft_wrap=True)
     elif time_budget is not None:
         raise ConfigError("a time budget is for recipe 'auto', which starts from weights: name some, or leave it out")
@@ -275,19 +275,15 @@ def _plan(
     return replace(config.fitted(index.task, index.classes), device=str(device))
 
 
-def _try_out(start: Start, size: int, device: torch.device) -> tuple[float, int]:
-    """Return the seconds that one picture takes through a network, and the bytes of the map that enters its last stage.
-
-    The seconds are those of the second of two batches.
-    """
+def _seconds_per_picture(start: Start, size: int, device: torch.device) -> float:
+    """Return the time that one picture takes through a network, forward: the second of two batches."""
     model = place(build_model(start.header.architecture, start.file.weights), device).eval()
     pictures = torch.zeros(8, 3, size, size, device=device)
     with torch.inference_mode():
         for _ in range(2):
             began = time.perf_counter()
             model(pictures).sum().item()
-        seconds = (time.perf_counter() - began) / len(pictures)
-        return seconds, 2 * run_trunk(model, pictures[:1]).numel()  # half precision
+    return (time.perf_counter() - began) / len(pictures)
 
 
 def make_run(config: TrainConfig, index: Index, out: Path, start: Start | None, world: World | None = None) -> Run:
