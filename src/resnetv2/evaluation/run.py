@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ from resnetv2.data.check import check_policy, readable_index
 from resnetv2.data.examine import examine_pictures
 from resnetv2.data.index import Index, read_index
 from resnetv2.data.load import Loader
+from resnetv2.data.targets import renumber_classes
 from resnetv2.errors import ConfigError, DataError
-from resnetv2.evaluation.metrics import classification_report
+from resnetv2.evaluation.classification import classification_report
+from resnetv2.evaluation.multilabel import multilabel_report
+from resnetv2.evaluation.regression import regression_report
 from resnetv2.evaluation.split import run_split
 from resnetv2.inference import Classifier, load
 from resnetv2.weights.labels import IMAGENET, synsets
@@ -44,8 +48,8 @@ def evaluate(
         progress: called with the pictures done and the total.
 
     Returns:
-        ``model``, ``data``, ``split`` and what ``classification_report`` gives: n, top1, top1_ci95, top5, per_class,
-        confusion. Also ``skipped``: path and reason of each picture that was left out.
+        ``model``, ``data``, ``split``, ``task`` and what ``classification_report``, ``multilabel_report`` or
+        ``regression_report`` gives. Also ``skipped``: path and reason of each picture that was left out.
 
     Raises:
         ConfigError: batch_size below 1, an unknown ``on_bad_image``, or a network without a head.
@@ -59,13 +63,16 @@ def evaluate(
     if not classifier.classes:
         raise ConfigError(f"{model} has no head: it answers with features, not with labels")
     name = "" if isinstance(model, Classifier) else str(model)
-    index, skipped = run_split(read_index(Path(data)), name, classifier.header.provenance, split)
+    task = classifier.header.task
+    index, skipped = run_split(read_index(Path(data), task=task), name, classifier.header.provenance, split)
     if on_bad_image == "skip":
         reasons = examine_pictures(index).reasons
         wanted = {i: reason for i, reason in reasons.items() if split in ("all", index.splits[i])}
         skipped += [{"path": index.paths[i], "reason": reason} for i, reason in wanted.items()]
         index = readable_index(index, reasons, on_bad_image)
-    samples = match_classes(index, classifier.classes, _wordnet(classifier)).split(split)
+    if task != "regression":
+        index = match_classes(index, classifier.classes, _wordnet(classifier))
+    samples = index.split(split)
     logits = []
     done = 0
     for batch in Loader(samples, batch_size, classifier.header.preprocessing).batches():
@@ -73,8 +80,15 @@ def evaluate(
         done += len(batch.labels)
         if progress is not None:
             progress(done, len(samples))
-    report = classification_report(np.concatenate(logits), samples.labels, classifier.classes)
-    return {"model": name, "data": str(data), "split": split, **report, "skipped": skipped}
+    report = make_report(task, np.concatenate(logits), samples.labels, classifier.classes)
+    return {"model": name, "data": str(data), "split": split, "task": task, **report, "skipped": skipped}
+
+
+def make_report(task: str, logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
+    """Return the figures of a task; see ``classification_report``, ``multilabel_report``, ``regression_report``."""
+    if task == "regression":
+        return regression_report(logits, labels)
+    return (multilabel_report if task == "multilabel" else classification_report)(logits, labels, classes)
 
 
 def match_classes(index: Index, classes: tuple[str, ...], aliases: tuple[str, ...] = ()) -> Index:
@@ -91,7 +105,7 @@ def match_classes(index: Index, classes: tuple[str, ...], aliases: tuple[str, ..
             f"the model knows {_list(classes)}; the data has {_list(index.classes)}"
         )
     number = np.array([numbers[name] for name in index.classes], np.int64)
-    return replace(index, labels=number[index.labels], classes=classes)
+    return replace(index, labels=renumber_classes(index.task, index.labels, number, len(classes)), classes=classes)
 
 
 def _wordnet(classifier: Classifier) -> tuple[str, ...]:
