@@ -4,12 +4,12 @@ import copy
 
 import pytest
 import torch
-from resnetv2.training.optim import MovingAverage
 from torch import nn
 
 from resnetv2.config import architecture
 from resnetv2.errors import DataError
 from resnetv2.model import ResNetV2
+from resnetv2.training.average import MovingAverage
 from resnetv2.training.batchnorm import batch_norms, freeze, recalibrate, statistics_digest
 
 

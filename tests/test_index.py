@@ -531,7 +531,7 @@ def test_all_problems_of_a_csv_are_told_with_their_lines(four):
     ]
     assert lines[6].startswith("  line 8: no file ")
     assert lines[7].startswith("  line 9: no file ")
-    assert lines[8:] == ["  line 10: image_path or label is empty"]
+    assert lines[8:] == ["  line 10: the label is empty"]
 
 
 @pytest.mark.parametrize("again", ["cat/0.png", "./cat/0.png", "cat//0.png", "dog/../cat/0.png", " cat/0.png "])

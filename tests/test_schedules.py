@@ -5,17 +5,25 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from resnetv2.training.optim import learning_rate
+import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, SequentialLR
 
 from resnetv2.errors import ConfigError
-from resnetv2.recipes import TrainConfig
 from resnetv2.training.schedules import SCHEDULES, image_size_at, rate_at
 
 
-def test_the_cosine_is_that_of_training_to_the_bit():
-    config = TrainConfig(epochs=7, lr=0.3, warmup_epochs=1.5)
-    ours = [rate_at("cosine", 0.3, step, 7 * 13, 1.5 * 13) for step in range(7 * 13)]
-    assert ours == [learning_rate(config, step, 13) for step in range(7 * 13)]
+def test_the_cosine_falls_to_zero_after_a_linear_warm_up_as_pytorchs_schedulers_do():
+    total, warmup = 7 * 13, 20
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.3)
+    rise = LinearLR(optimizer, 1 / (warmup + 1), 1, warmup)
+    schedule = SequentialLR(optimizer, [rise, CosineAnnealingLR(optimizer, total - warmup)], [warmup])
+    expected = []
+    for _ in range(total):
+        expected.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    ours = [rate_at("cosine", 0.3, step, total, warmup) for step in range(total)]
+    np.testing.assert_allclose(ours, expected, rtol=1e-12)  # PyTorch's go from each step to the next and add up errors
 
 
 def test_linear_falls_to_zero_after_the_last_step_as_interpolation_between_its_corners_does():

@@ -126,10 +126,11 @@ def test_a_signal_finishes_the_step_saves_and_resume_gives_the_bits_of_an_uninte
     stop_after = [2, 7]  # in the first epoch, and in the second
 
     def interrupted(self, batch, rate):
-        step(self, batch, rate)
+        outcome = step(self, batch, rate)
         if stop_after and self.progress.step == stop_after[0]:
             stop_after.pop(0)
             os.kill(os.getpid(), signal.SIGINT)
+        return outcome
 
     monkeypatch.setattr(Run, "take_step", interrupted)
     options = {**TINY, "save_minutes": 0}
@@ -169,9 +170,10 @@ def test_with_every_augmentation_a_stopped_run_ends_with_the_bits_of_an_uninterr
     step = Run.take_step
 
     def interrupted(self, batch, rate):
-        step(self, batch, rate)
+        outcome = step(self, batch, rate)
         if self.progress.step == 6:  # in the second epoch
             os.kill(os.getpid(), signal.SIGINT)
+        return outcome
 
     monkeypatch.setattr(Run, "take_step", interrupted)
     with pytest.raises(Interrupted):

@@ -43,30 +43,37 @@ class Lamb(torch.optim.Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            weights = [p for p in group["params"] if p.grad is not None]
-            if weights:
-                self._move(group, weights)
+            alike: dict[float, list[Tensor]] = {}  # by step: two lists only if a tensor was frozen for a while
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    counter = self._state_of(weight)["step"]
+                    counter += 1
+                    alike.setdefault(counter.item(), []).append(weight)
+            for number, weights in alike.items():
+                self._move(group, number, weights)
         return loss
 
-    def _move(self, group: dict[str, Any], weights: list[Tensor]) -> None:
-        beta1, beta2 = group["betas"]
-        states = [self._state_of(p) for p in weights]
-        grads = [p.grad for p in weights if p.grad is not None]
+    def _move(self, group: dict[str, Any], number: float, weights: list[Tensor]) -> None:
+        (beta1, beta2), decay = group["betas"], group["weight_decay"]
+        states = [self.state[weight] for weight in weights]
         means, squares = [s["exp_avg"] for s in states], [s["exp_avg_sq"] for s in states]
-        torch._foreach_add_([s["step"] for s in states], 1)
+        grads = [weight.grad for weight in weights if weight.grad is not None]
         torch._foreach_lerp_(means, grads, 1 - beta1)
         torch._foreach_mul_(squares, beta2)
         torch._foreach_addcmul_(squares, grads, grads, 1 - beta2)
-        steps = [s["step"].item() for s in states]  # all equal, unless a tensor was frozen for a while
-        scales = [square.sqrt() for square in squares]
-        torch._foreach_div_(scales, [(1 - beta2**step) ** 0.5 for step in steps])
-        torch._foreach_add_(scales, group["eps"])
-        moves = [mean / (1 - beta1**step) for mean, step in zip(means, steps, strict=True)]
-        torch._foreach_div_(moves, scales)
-        if group["weight_decay"] != 0:
-            torch._foreach_add_(moves, weights, alpha=group["weight_decay"])
-            torch._foreach_mul_(moves, [_trust(*pair) for pair in zip(weights, moves, strict=True)])
-        torch._foreach_add_(weights, moves, alpha=-group["lr"])
+        # The step is scale · moves: both bias corrections in one factor, so that no tensor is read for them.
+        root = (1 - beta2**number) ** 0.5
+        scale = root / (1 - beta1**number)
+        moves = [square.sqrt() for square in squares]
+        torch._foreach_add_(moves, group["eps"] * root)
+        for mean, move in zip(means, moves, strict=True):
+            torch.div(mean, move, out=move)
+        if decay == 0:
+            torch._foreach_add_(weights, moves, alpha=-group["lr"] * scale)
+            return
+        torch._foreach_add_(moves, weights, alpha=decay / scale)
+        trusts = [_trust(*pair, scale) for pair in zip(weights, moves, strict=True)]
+        torch._foreach_addcmul_(weights, moves, trusts, -group["lr"] * scale)
 
     def _state_of(self, parameter: Tensor) -> dict[str, Tensor]:
         state: dict[str, Tensor] = self.state[parameter]
@@ -77,7 +84,7 @@ class Lamb(torch.optim.Optimizer):
         return state
 
 
-def _trust(weight: Tensor, move: Tensor) -> Tensor:
-    """Return the ratio of two tensors' norms, 1 where either is 0."""
-    length, distance = weight.norm(), move.norm()
+def _trust(weight: Tensor, move: Tensor, scale: float) -> Tensor:
+    """Return the ratio of the norms of a tensor and of ``scale`` times its move, 1 where either is 0."""
+    length, distance = weight.norm(), scale * move.norm()
     return torch.where((length > 0) & (distance > 0), length / distance, 1.0)

@@ -217,7 +217,10 @@ class Run:
                 display.epoch(line, config.epochs, seconds, speed, best)
                 if self.signal is not None:
                     self.stop(display, self.signal)
-        write_plots(self.out)
+        try:
+            write_plots(self.out)
+        except Error as problem:  # the run is whole without
+            talk().print(f"warning: the curves were not drawn: {problem}", soft_wrap=True)
 
     def train_epoch(self, display: Display, tracker: Tracker) -> Speed:
         """Take every step that is left of the epoch under way; return how fast that went."""

@@ -145,9 +145,9 @@ def draw_range(test: RangeTest, theme: Theme) -> Figure:
     axis.spines["bottom"].set(visible=True, color=theme.soft, linewidth=0.8)
     label(axis, theme, "learning rate", (1, 0), (30, -11))
     if len(test.losses):
-        low, start = float(test.smoothed.min()), float(test.smoothed[0])
-        room = 0.35 * max(start - low, 0.1 * abs(start), 1e-6)
-        axis.set_ylim(low - room, start + 2 * room)  # where it runs away is no matter
+        low, start = float(test.losses.min()), float(test.smoothed[0])
+        room = max(start - low, 0.05 * abs(start), 1e-6)
+        axis.set_ylim(low - 0.1 * room, start + 0.7 * room)  # where it runs away is no matter
     if test.suggested is not None:
         axis.axvline(test.suggested, color=theme.train, linewidth=1.2)
         label(axis, theme, f"{test.suggested:g}", (test.suggested, 1), (0, 6), over_data=True, colour=theme.train)

@@ -140,7 +140,7 @@ class TensorBoard:
         from tensorboard.compat.proto import tensor_pb2, types_pb2
         from tensorboard.plugins.text.metadata import create_summary_metadata
 
-        rows = "\n".join(f"| {key} | {json.dumps(value)} |" for key, value in self.config.items())
+        rows = "\n".join(f"| {key} | {_text(value).replace('|', '&#124;')} |" for key, value in self.config.items())
         table = f"| setting | value |\n|---|---|\n{rows}".encode()
         tensor = tensor_pb2.TensorProto(dtype=types_pb2.DT_STRING, string_val=[table])
         return self.summary.Value(tag="config", metadata=create_summary_metadata("config", ""), tensor=tensor)
@@ -148,6 +148,10 @@ class TensorBoard:
     def _write(self, step: int, **content: Any) -> None:
         event = self.event.Event(wall_time=time.time(), step=step, **content)
         self.writer.write(event.SerializeToString())
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 class WandB:
@@ -195,7 +199,7 @@ class MLflow:
             found = self.client.get_experiment_by_name(name)
             experiment = self.client.create_experiment(name) if found is None else found.experiment_id
             run: str = self.client.create_run(experiment, run_name=out.resolve().name).info.run_id
-            params = [Param(key, json.dumps(value)) for key, value in config.items()]
+            params = [Param(key, _text(value)) for key, value in config.items()]
             self.client.log_batch(run, params=params)
             return run
 
