@@ -83,7 +83,9 @@ def test_the_weight_gradient_in_float64_is_that_of_pytorch_however_many_pictures
         assert difference(ours, theirs) <= FLOAT64
 
 
-@pytest.mark.parametrize("shape", [(2, 3, 4, 5, 6, 3, 1, 1), (1, 3, 2, 5, 5, 3, 2, 1), (2, 2, 3, 3, 5, 1, 2, 0)], ids=str)
+@pytest.mark.parametrize(
+    "shape", [(2, 3, 4, 5, 6, 3, 1, 1), (1, 3, 2, 5, 5, 3, 2, 1), (2, 2, 3, 3, 5, 1, 2, 0)], ids=str
+)
 def test_gradients_agree_with_differences_of_values(shape):
     tensors, stride, padding = operands(shape, torch.float64)
     assert gradcheck(lambda x, w, b: ProductConv2d.apply(x, w, b, stride, padding), tensors)
@@ -230,7 +232,7 @@ def test_a_network_in_another_layout_or_type_is_left_to_pytorch():
     model = network()
     assert {type(module) for module in model.modules() if isinstance(module, nn.Conv2d)} == {Conv2d}
     assert {type(m) for m in network(dialect="bit").modules() if isinstance(m, nn.Conv2d)} == {StdConv2d}
-    model.requires_grad_(False)
+    model.requires_grad_(requires_grad=False)
     model.head.requires_grad_()
     assert convolutions(model)[0] == 0
 

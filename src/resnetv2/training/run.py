@@ -23,6 +23,7 @@ from resnetv2.data.load import Budget, Loader
 from resnetv2.data.manifest import shorten
 from resnetv2.errors import ConfigError, DataError, Error
 from resnetv2.files import write_json
+from resnetv2.kernels.memory import reuse_memory
 from resnetv2.recipes import TrainConfig
 from resnetv2.runtime.pytorch import choose_device, place
 from resnetv2.training.loop import Origin, Parts, Run
@@ -116,7 +117,8 @@ def train(
     data, out = Path(data), Path(out)
     try:
         run = _resume(data, out, settings) if resume else _begin(data, out, settings, time_budget)
-        run.fit()
+        with reuse_memory():
+            run.fit()
     except torch.OutOfMemoryError as error:
         raise Error(
             "the device is out of memory: choose a smaller --batch-size, or --set grad_accum_steps=2, or "
