@@ -29,7 +29,7 @@ class Conv2d(nn.Conv2d):
     """Square convolution, faster than PyTorch's to train on CPUs; see ``resnetv2.kernels.convolution``."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return conv2d(x, self.weight, self.bias, self.stride[0], self.padding[0])
+        return conv2d(x, self.weight, self.bias, self.stride[0], int(self.padding[0]))
 
 
 class StdConv2d(nn.Conv2d):
@@ -40,7 +40,7 @@ class StdConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         var, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True, correction=0)
         weight = (self.weight - mean) * torch.rsqrt(var + self.eps)
-        return conv2d(x, weight, self.bias, self.stride[0], self.padding[0])
+        return conv2d(x, weight, self.bias, self.stride[0], int(self.padding[0]))
 
 
 class SameConv2d(nn.Conv2d):

@@ -39,7 +39,9 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, padding:
 def _suits(x: Tensor, weight: Tensor) -> bool:
     """Tell whether ``ProductConv2d`` computes this convolution, and faster than PyTorch."""
     plain = (Tensor, nn.Parameter)
-    if type(x) not in plain or type(weight) not in plain or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if type(x) not in plain or type(weight) not in plain or torch.compiler.is_compiling():
+        return False
+    if torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # torch leaves it untyped
         return False
     if not torch.is_grad_enabled() or not weight.requires_grad or weight.shape[1] < MIN_CHANNELS:
         return False
@@ -47,7 +49,8 @@ def _suits(x: Tensor, weight: Tensor) -> bool:
         return False
     if torch._C._are_functorch_transforms_active():  # noqa: SLF001  # torch's own Function.apply asks the same
         return False
-    if any(forward_ad.unpack_dual(tensor).tangent is not None for tensor in (x, weight)):
+    duals = map(forward_ad.unpack_dual, (x, weight))
+    if any(dual.tangent is not None for dual in duals):
         return False
     return x.is_contiguous(memory_format=torch.channels_last)
 
@@ -67,7 +70,7 @@ class ProductConv2d(torch.autograd.Function):
         return F.conv2d(x, weight, bias, stride, padding)
 
     @staticmethod
-    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]  # torch's is Any
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         stride, padding = ctx.stride, ctx.padding
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]
