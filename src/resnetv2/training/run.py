@@ -24,6 +24,7 @@ from resnetv2.data.load import Budget, Loader
 from resnetv2.data.manifest import shorten
 from resnetv2.errors import ConfigError, DataError, Error
 from resnetv2.files import require_space, write_json
+from resnetv2.kernels.memory import reuse_memory
 from resnetv2.recipes import TrainConfig
 from resnetv2.runtime.pytorch import Normalize, build_model, choose_device, place
 from resnetv2.training.distributed import World
@@ -123,7 +124,8 @@ def train(
     data, out = Path(data), Path(out)
     try:
         run = _open(data, out, settings, time_budget, resume)
-        run.fit()
+        with reuse_memory():
+            run.fit()
     except torch.OutOfMemoryError as error:
         raise Error(
             "the device is out of memory: choose a smaller --batch-size, or --set grad_accum_steps=2, or "
