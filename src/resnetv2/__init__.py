@@ -32,6 +32,7 @@ _PUBLIC = {
     "create_model": "creation",
     "demo": "digits",
     "evaluate": "evaluation.run",
+    "export": "exporting",
     "fetch": "published",
     "info": "inference",
     "list_models": "weights.catalogue",
@@ -64,6 +65,7 @@ __all__ = [
     "create_model",
     "demo",
     "evaluate",
+    "export",
     "fetch",
     "info",
     "list_models",
@@ -92,6 +94,7 @@ if TYPE_CHECKING:
         ModelFileError,
     )
     from resnetv2.evaluation.run import evaluate
+    from resnetv2.exporting import export
     from resnetv2.inference import Classifier, Prediction, info, load, predict, verify
     from resnetv2.model import ResNetV2
     from resnetv2.preprocess import Preprocessing

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from resnetv2.cli.placement import add_placement
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command's parser."""
@@ -13,12 +15,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Label pictures and folders of pictures. One that cannot be read gets its error, the others are "
         "still answered, and the exit code is 2.",
     )
-    parser.add_argument("model", metavar="MODEL", help="model file, such as RUN/best.safetensors")
+    parser.add_argument("model", metavar="MODEL", help="model file or artefact, such as RUN/best.safetensors")
     parser.add_argument("pictures", nargs="+", metavar="PICTURE_OR_FOLDER", help="picture files, or folders of them")
     parser.add_argument(
         "--top", type=int, default=5, metavar="K", help="labels for each picture (default: %(default)s)"
     )
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, mps (default: %(default)s)")
+    add_placement(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object a line, a picture each")
     parser.set_defaults(run=run)
 
@@ -26,19 +28,22 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predict and print; exit code 2 if a picture could not be read."""
     from resnetv2.cli.show import print_json, print_table
+    from resnetv2.console import counting
     from resnetv2.inference import predict_each
 
     failed = False
     rows = []
-    for answer in predict_each(args.model, args.pictures, top=args.top, device=args.device):
-        failed = failed or answer.error is not None
-        if args.json:
-            print_json(answer.to_dict())
-        elif answer.error is not None:
-            rows.append((answer.path, f"error: {answer.error}", "", ""))
-        else:
-            others = ", ".join(f"{label} {probability:.1%}" for label, probability in answer.top[1:])
-            rows.append((answer.path, str(answer.label), f"{answer.probability:.1%}", others))
+    options = {"top": args.top, "device": args.device, "runtime": args.runtime}
+    with counting("predicting") as progress:
+        for answer in predict_each(args.model, args.pictures, **options, progress=progress):
+            failed = failed or answer.error is not None
+            if args.json:
+                print_json(answer.to_dict())
+            elif answer.error is not None:
+                rows.append((answer.path, f"error: {answer.error}", "", ""))
+            else:
+                others = ", ".join(f"{label} {probability:.1%}" for label, probability in answer.top[1:])
+                rows.append((answer.path, str(answer.label), f"{answer.probability:.1%}", others))
     if rows:
         print_table(("picture", "label", "probability", "then"), rows)
     return 2 if failed else 0

@@ -16,8 +16,10 @@ from resnetv2.data.load import Loader
 from resnetv2.errors import ConfigError, DataError
 from resnetv2.evaluation.metrics import classification_report
 from resnetv2.evaluation.split import run_split
-from resnetv2.inference import Classifier, load
+from resnetv2.inference import Classifier
+from resnetv2.runtime.choice import AUTO
 from resnetv2.weights.labels import IMAGENET, synsets
+from resnetv2.weights.modelfile import Header
 
 
 def evaluate(
@@ -27,19 +29,21 @@ def evaluate(
     split: str = "test",
     batch_size: int = 32,
     device: str = "auto",
+    runtime: str = AUTO,
     on_bad_image: str = "error",
     progress: Counter | None = None,
 ) -> dict[str, Any]:
     """Measure a classifier on one split.
 
     Args:
-        model: a model file, or a loaded classifier.
+        model: a model file, an artefact, or a loaded classifier.
         data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, a CSV manifest, or a packed folder. For
             networks with ImageNet's classes, these may be WordNet's synsets such as "n01440764". Where it is what the
             model was trained on, the split is that of the run's ``index.csv`` beside the model.
         split: "train", "val", "test", or "all" of them.
         batch_size: pictures at a time; the figures do not depend on it.
         device: "auto", "cpu", "cuda", "mps".
+        runtime: see ``Classifier.load``.
         on_bad_image: "error" to refuse pictures that cannot be read, "skip" to leave them out.
         progress: called with the pictures done and the total.
 
@@ -55,21 +59,22 @@ def evaluate(
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     check_policy(on_bad_image)
-    classifier = model if isinstance(model, Classifier) else load(model, device)
+    index = read_index(Path(data))
+    classifier = model if isinstance(model, Classifier) else Classifier.load(model, device, runtime, len(index.paths))
     if not classifier.classes:
         raise ConfigError(f"{model} has no head: it answers with features, not with labels")
     name = "" if isinstance(model, Classifier) else str(model)
-    index, skipped = run_split(read_index(Path(data)), name, classifier.header.provenance, split)
+    index, skipped = run_split(index, name, classifier.header.provenance, split)
     if on_bad_image == "skip":
         reasons = examine_pictures(index).reasons
         wanted = {i: reason for i, reason in reasons.items() if split in ("all", index.splits[i])}
         skipped += [{"path": index.paths[i], "reason": reason} for i, reason in wanted.items()]
         index = readable_index(index, reasons, on_bad_image)
-    samples = match_classes(index, classifier.classes, _wordnet(classifier)).split(split)
+    samples = match_classes(index, classifier.classes, wordnet(classifier.header)).split(split)
     logits = []
     done = 0
     for batch in Loader(samples, batch_size, classifier.header.preprocessing).batches():
-        logits.append(classifier.session(batch.pictures))
+        logits.append(classifier.answer(batch.pictures))
         done += len(batch.labels)
         if progress is not None:
             progress(done, len(samples))
@@ -94,11 +99,11 @@ def match_classes(index: Index, classes: tuple[str, ...], aliases: tuple[str, ..
     return replace(index, labels=number[index.labels], classes=classes)
 
 
-def _wordnet(classifier: Classifier) -> tuple[str, ...]:
+def wordnet(header: Header) -> tuple[str, ...]:
     """Return WordNet's synsets by index where the classes are ImageNet's, whose folders have these names."""
-    labels = str(classifier.header.provenance.get("labels", ""))
+    labels = str(header.provenance.get("labels", ""))
     found = synsets(labels) if labels in IMAGENET else ()
-    return found if len(found) == len(classifier.classes) else ()
+    return found if len(found) == len(header.classes) else ()
 
 
 def _list(names: tuple[str, ...] | list[str], most: int = 12) -> str:

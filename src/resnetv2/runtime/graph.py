@@ -18,7 +18,7 @@ from resnetv2.config import ResNetV2Config, Unit
 from resnetv2.preprocess import Preprocessing
 from resnetv2.shapes import check_shapes
 
-INPUT, LOGITS, FEATURES = "pictures", "logits", "features"
+INPUT, LOGITS, FEATURES = "pictures", "logits", "features"  # names in the graph, and in the artefacts made of it
 OPSET = 17
 _GROUPS = 32
 
@@ -46,14 +46,14 @@ class Graph:
 
     Attributes:
         outputs: shape without N, by name: "logits" (unless there is no head) and "features", which are pooled.
-        maps: likewise the maps of ``ResNetV2.forward_maps``, by the names "stage1", "stage2" …
+
+    The maps of ``ResNetV2.forward_maps`` are within by the names that ``map_names`` gives.
     """
 
     side: int
     nodes: Sequence[Node]
     arrays: Mapping[str, np.ndarray]
     outputs: Mapping[str, tuple[int, ...]]
-    maps: Mapping[str, tuple[int, ...]]
 
 
 def build_graph(config: ResNetV2Config, preprocessing: Preprocessing, weights: Mapping[str, np.ndarray]) -> Graph:
@@ -70,29 +70,18 @@ def build_graph(config: ResNetV2Config, preprocessing: Preprocessing, weights: M
     check_shapes(config, weights)
     builder = _Builder(config, weights)
     x = builder.stem(builder.pixels(preprocessing))
-    maps = []
+    names = iter(map_names(config))
     for unit in config.units():
         if unit.stride == 2:
-            maps.append(x := builder.rename(x, f"stage{len(maps) + 1}"))
+            x = builder.rename(x, next(names))
         x = builder.unit(unit, x)
-    x = builder.activate("norm", x)
-    maps.append(x := builder.rename(x, f"stage{len(maps) + 1}"))
-    return Graph(
-        side=preprocessing.image_size,
-        nodes=builder.nodes,
-        arrays=builder.arrays,
-        outputs=builder.head(x),
-        maps={m.name: (m.channels, m.side, m.side) for m in maps},
-    )
+    outputs = builder.head(builder.rename(builder.activate("norm", x), next(names)))
+    return Graph(preprocessing.image_size, builder.nodes, builder.arrays, outputs)
 
 
-def end_at(graph: Graph, layer: str) -> Graph:
-    """Return the part of a graph that computes one of its maps, which becomes the only output."""
-    last = next(number for number, node in enumerate(graph.nodes) if node.name == layer)
-    nodes = graph.nodes[: last + 1]
-    read = {name for node in nodes for name in node.inputs}
-    arrays = {name: value for name, value in graph.arrays.items() if name in read}
-    return Graph(graph.side, nodes, arrays, {layer: graph.maps[layer]}, {})
+def map_names(config: ResNetV2Config) -> list[str]:
+    """Return what the maps of ``ResNetV2.forward_maps`` are called: "stage1", "stage2" …"""
+    return [f"stage{number + 1}" for number in range(1 + sum(unit.stride == 2 for unit in config.units()))]
 
 
 class _Builder:
@@ -138,7 +127,11 @@ class _Builder:
         else:
             stride = 2 if self.config.stem == "7x7" else 1
             stem_norm = self.config.stem_norm
-            x = self.conv_activate("stem.conv", "stem.norm", x, stride) if stem_norm else self.conv("stem.conv", x, stride)
+            x = (
+                self.conv_activate("stem.conv", "stem.norm", x, stride)
+                if stem_norm
+                else self.conv("stem.conv", x, stride)
+            )
         return x if self.config.stem == "3x3" else self.max_pool(x)
 
     def max_pool(self, x: Map) -> Map:
@@ -190,7 +183,7 @@ class _Builder:
     def head(self, x: Map) -> dict[str, tuple[int, ...]]:
         """Add pooling and classifier, and return the outputs."""
         name = self.add("GlobalAveragePool", "head.pool", x.name)
-        outputs = {FEATURES: (x.channels,)}
+        outputs: dict[str, tuple[int, ...]] = {FEATURES: (x.channels,)}
         name = self.add("Flatten", FEATURES, name, axis=1)
         if not self.config.num_classes:
             return outputs

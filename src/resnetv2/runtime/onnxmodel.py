@@ -15,7 +15,7 @@ from resnetv2.runtime.graph import INPUT, OPSET, Graph, Node
 _IR_VERSION = 8  # the version of the format that came with opset 17
 _MAX_BYTES = (2 << 30) - (1 << 20)  # protobuf's limit, less a megabyte for the graph
 _TYPES = {"float32": 1, "uint8": 2, "int64": 7}
-_GRAPH, _METADATA, _OUTPUTS = 7, 14, 12  # field numbers of onnx.proto3
+_GRAPH, _OPSETS, _METADATA, _OUTPUTS = 7, 8, 14, 12  # field numbers of onnx.proto3
 
 
 def encode_onnx(graph: Graph) -> bytes:
@@ -33,7 +33,7 @@ def encode_onnx(graph: Graph) -> bytes:
     parts.append(encode(11, _value(INPUT, "uint8", (graph.side, graph.side, 3))))
     parts += [encode(_OUTPUTS, _value(name, "float32", shape)) for name, shape in graph.outputs.items()]
     opset = encode(1, b"") + encode(2, OPSET)
-    head = [encode(1, _IR_VERSION), encode(2, b"resnetv2"), encode(8, opset)]
+    head = [encode(1, _IR_VERSION), encode(2, b"resnetv2"), encode(_OPSETS, opset)]
     return b"".join([*head, encode(_GRAPH, b"".join(parts))])
 
 
@@ -43,12 +43,18 @@ def encode_texts(texts: Mapping[str, str]) -> bytes:
     return b"".join(encode(_METADATA, encode(1, name) + encode(2, text)) for name, text in entries)
 
 
-def encode_output(name: str, shape: tuple[int, ...]) -> bytes:
+def encode_output(name: str) -> bytes:
     """Return what makes a value of an ONNX model an output of it when it is appended to the model's bytes.
 
     Protobuf merges the parts of a message, so that nothing before them need be read.
     """
-    return encode(_GRAPH, encode(_OUTPUTS, _value(name, "float32", shape)))
+    return encode(_GRAPH, encode(_OUTPUTS, encode(1, name.encode())))
+
+
+def model_parts(data: memoryview) -> list[bytes | memoryview]:
+    """Return the parts of an ONNX model that decide what it computes: its graphs and the sets of operators."""
+    message = Message(data)
+    return [*message.all_bytes(_GRAPH), *message.all_bytes(_OPSETS)]
 
 
 def read_texts(data: memoryview) -> dict[str, str]:
@@ -59,11 +65,12 @@ def read_texts(data: memoryview) -> dict[str, str]:
     """
     try:
         message = Message(data)
-        if _GRAPH not in message:
-            raise ConvertError("it has no graph")
-        return {entry.text(1): entry.text(2) for entry in message.messages(_METADATA)}
+        texts = {entry.text(1): entry.text(2) for entry in message.messages(_METADATA)}
     except (ConvertError, UnicodeDecodeError) as error:
         raise ModelFileError(f"no readable ONNX model (truncated, damaged or foreign): {error}") from error
+    if _GRAPH not in message:
+        raise ModelFileError("no ONNX model: it has no graph")
+    return texts
 
 
 def _node(node: Node) -> bytes:

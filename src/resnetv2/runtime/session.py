@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -11,6 +13,7 @@ from resnetv2.errors import ConfigError, ModelFileError
 
 THREADS = "OMP_NUM_THREADS"  # how many threads infer, in every runtime; unset, each takes the processor's cores
 POOLED = "pooled"
+_FULL = ("out of memory", "bad_alloc", "bad allocation", "allocate memory", "not enough memory")  # the runtimes' words
 
 
 class Session(Protocol):
@@ -45,9 +48,22 @@ class Session(Protocol):
 
 
 def count_threads() -> int:
-    """Return how many threads the person wants, by ``OMP_NUM_THREADS`` as PyTorch reads it; 0 where that is not said."""
+    """Return how many threads ``OMP_NUM_THREADS`` asks for, which PyTorch reads by itself; 0 where it does not say."""
     first = os.environ.get(THREADS, "").split(",")[0].strip()
     return int(first) if first.isdecimal() else 0
+
+
+@contextmanager
+def one_memory_error() -> Iterator[None]:
+    """Raise MemoryError for what every runtime raises under a name of its own when memory does not suffice."""
+    try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # each has a class of its own
+        if any(words in str(error).lower() for words in _FULL):
+            raise MemoryError(str(error)) from error
+        raise
 
 
 def check_finite(logits: np.ndarray) -> np.ndarray:
@@ -61,7 +77,7 @@ def check_finite(logits: np.ndarray) -> np.ndarray:
     return logits
 
 
-def check_layer(layer: str, known: list[str]) -> str:
+def check_layer(layer: str, known: Sequence[str]) -> str:
     """Return the layer, if it is known.
 
     Raises:
