@@ -46,6 +46,7 @@ bench: .venv/.dev  ## the figures of BENCHMARKS.md
 	$(BIN)/python benchmarks/convert_speed.py
 	$(BIN)/python benchmarks/check_speed.py
 	$(BIN)/python benchmarks/load_speed.py
+	$(BIN)/python benchmarks/run_costs.py
 
 clean:
 	$(PYTHON) -c "import shutil; shutil.rmtree('.venv')"

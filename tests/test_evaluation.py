@@ -43,7 +43,12 @@ def test_the_figures_are_those_of_scikit_learn_on_the_predictions(model, data):
 @pytest.mark.parametrize("batch_size", [1, 4, 7, 100])
 def test_the_batch_size_does_not_change_the_figures(model, data, batch_size):
     whole = resnetv2.evaluate(model, data, device="cpu")
-    assert resnetv2.evaluate(model, data, batch_size=batch_size, device="cpu") == whole
+    report = resnetv2.evaluate(model, data, batch_size=batch_size, device="cpu")
+    assert report.keys() == whole.keys()
+    for name, figure in whole.items():
+        # PyTorch takes other kernels for other batches: logits differ by about 1e-7, and so do means of probabilities
+        smooth = name.startswith(("log_loss", "brier", "ece"))
+        assert report[name] == (pytest.approx(figure, rel=1e-6) if smooth else figure), name
 
 
 def test_classes_are_matched_by_name_when_the_data_lacks_some(model, data, tmp_path):
@@ -52,7 +57,9 @@ def test_classes_are_matched_by_name_when_the_data_lacks_some(model, data, tmp_p
     part = resnetv2.evaluate(model, tmp_path / "data", device="cpu")
     whole = resnetv2.evaluate(model, data, device="cpu")
     assert part["confusion"][1:] == whole["confusion"][1:]
-    assert part["per_class"][0] == {"label": "blue", "n": 0, "recall": None}
+    blue = part["per_class"][0]
+    assert (blue["label"], blue["n"], blue["recall"]) == ("blue", 0, None)
+    assert "'blue'" in part["undefined"]["per_class.recall"]
 
 
 def test_classes_that_the_model_does_not_know_are_an_error_that_lists_both_sets(model, data, tmp_path):

@@ -295,3 +295,17 @@ def test_a_picture_that_two_threads_decode_at_once_is_paid_for_once(samples, mon
     spent = sum(kept.nbytes + 256 for kept in loader._kept.values())
     assert loader._kept
     assert budget.left == 10**6 - spent
+
+
+# --- in another size ---
+
+
+@pytest.mark.parametrize("size", [4, 8, 13])
+def test_batches_of_another_size_are_the_same_pictures_in_that_size(samples, size):
+    loader = Loader(samples, 4, SIZE, AUGMENT, seed=3)
+    as_is, other = list(loader.batches(5)), list(loader.batches(5, size=size))
+    assert [b.labels.tolist() for b in other] == [b.labels.tolist() for b in as_is]
+    assert {b.pictures.shape[1:] for b in other} == {(size, size, 3)}
+    fixed = Loader(samples, 4, replace(SIZE, image_size=size, resize=13), AUGMENT, seed=3)
+    assert listed(other) == listed(fixed.batches(5))
+    assert listed(loader.batches(5, start=2, size=size)) == listed(other)[2:]

@@ -142,7 +142,7 @@ import resource, sys
 import numpy as np
 from resnetv2.config import ResNetV2Config
 from resnetv2.runtime.{runtime} import {SESSIONS[runtime].__name__} as Session
-session = Session(open({str(tmp_path / "model.onnx")!r}, "rb").read(), ResNetV2Config(**{model.config.to_dict()!r}))
+session = Session(open({str(tmp_path / "model.onnx")!r}, "rb").read(), ResNetV2Config.from_dict({model.config.to_dict()!r}))
 session(np.zeros((2, 64, 64, 3), np.uint8))
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, used + 2**27))

@@ -34,6 +34,7 @@ _PUBLIC = {
     "evaluate": "evaluation.run",
     "export": "exporting",
     "fetch": "published",
+    "find_lr": "training.find_lr",
     "info": "inference",
     "list_models": "weights.catalogue",
     "load": "inference",
@@ -67,6 +68,7 @@ __all__ = [
     "evaluate",
     "export",
     "fetch",
+    "find_lr",
     "info",
     "list_models",
     "load",
@@ -100,6 +102,7 @@ if TYPE_CHECKING:
     from resnetv2.preprocess import Preprocessing
     from resnetv2.published import convert, fetch
     from resnetv2.recipes import TrainConfig
+    from resnetv2.training.find_lr import find_lr
     from resnetv2.training.run import train
     from resnetv2.weights.catalogue import list_models
 

@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 
 from resnetv2.console import Counter
-from resnetv2.data.index import Samples, read_index
+from resnetv2.data.index import Samples
 from resnetv2.data.load import Loader
 from resnetv2.errors import ConfigError, DataError, Error, MissingExtra, ModelFileError, unknown
-from resnetv2.evaluation.run import match_classes, wordnet
-from resnetv2.evaluation.split import run_split
+from resnetv2.evaluation.run import read_labelled
 from resnetv2.files import rename_durably
 from resnetv2.inference import GOLDEN_TOLERANCE, Classifier, compare_golden, read_model
 from resnetv2.runtime.artefact import RUNTIMES, Artefact, read_artefact, write_artefact
@@ -149,8 +148,8 @@ def _size(path: Path) -> int:
 
 
 def _samples(header: Header, model: str, data: str | Path, split: str) -> Samples:
-    index, _ = run_split(read_index(Path(data)), model, header.provenance, split)
-    return match_classes(index, header.classes, wordnet(header)).split(split)
+    index, _ = read_labelled(data, header, model, split)
+    return index.split(split)
 
 
 def _calibration(header: Header, model: str, data: str | Path) -> np.ndarray:

@@ -13,11 +13,25 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from resnetv2 import __version__
-from resnetv2.cli import check, convert, demo, evaluate, export, fetch, info, models, pack, predict, train, verify
+from resnetv2.cli import (
+    check,
+    convert,
+    demo,
+    evaluate,
+    export,
+    fetch,
+    find_lr,
+    info,
+    models,
+    pack,
+    predict,
+    train,
+    verify,
+)
 from resnetv2.errors import Error, Interrupted
 
 COMMANDS = (  # in the order in which a newcomer meets them
-    *(demo, check, train, evaluate, predict, export, verify),
+    *(demo, check, find_lr, train, evaluate, predict, export, verify),
     *(info, models, fetch, convert, pack),
 )
 _LONGEST = 8_000  # characters of a message

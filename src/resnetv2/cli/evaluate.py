@@ -55,22 +55,48 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_report(report: dict[str, Any]) -> None:
+    {"classification": _print_classes, "multilabel": _print_labels, "regression": _print_errors}[report["task"]](report)
+
+
+def _print_classes(report: dict[str, Any]) -> None:
     from resnetv2.cli.show import print_table
 
-    low, high = report["top1_ci95"]
-    print(
-        f"top-1  {report['top1']:.2%}  "
-        f"(95 % interval {low:.2%} – {high:.2%}, n = {report['n']:,}, split {report['split']})"
-    )
+    print(_headline("top-1", report, "top1", "{:.2%}"))
     if report["top5"] is not None:
         print(f"top-5  {report['top5']:.2%}")
     names = [entry["label"] for entry in report["per_class"]]
     rows = []
     for i, entry in enumerate(report["per_class"]):
-        recall = "–" if entry["recall"] is None else f"{entry['recall']:.1%}"
         row = report["confusion"][i] if report["confusion"] else ()
         mistakes = sorted(((n, names[j]) for j, n in enumerate(row) if n and j != i), reverse=True)
-        rows.append(
-            (entry["label"], f"{entry['n']:,}", recall, ", ".join(f"{name} ({n}×)" for n, name in mistakes[:5]))
-        )
+        taken_for = ", ".join(f"{name} ({n}×)" for n, name in mistakes[:5])
+        rows.append((entry["label"], f"{entry['n']:,}", _share(entry["recall"]), taken_for))
     print_table(("class", "n", "recall", "taken for"), rows)
+
+
+def _print_labels(report: dict[str, Any]) -> None:
+    from resnetv2.cli.show import print_table
+
+    print(_headline("mean average precision", report, "map", "{:.2%}"))
+    print(_headline("all labels right", report, "exact_match", "{:.2%}"))
+    figures = ("average_precision", "precision", "recall", "f1")
+    rows = [(e["label"], f"{e['n']:,}", *(_share(e[name]) for name in figures)) for e in report["per_class"]]
+    print_table(("class", "n", *(name.replace("_", " ") for name in figures)), rows)
+
+
+def _print_errors(report: dict[str, Any]) -> None:
+    for name, key in (("mean absolute error", "mae"), ("root mean squared error", "rmse"), ("R²", "r2")):
+        print(_headline(name, report, key, "{:.4g}"))
+
+
+def _headline(name: str, report: dict[str, Any], key: str, form: str) -> str:
+    """Return a figure with its interval, or why there is none."""
+    value, interval, why = report[key], report[f"{key}_ci95"], report["undefined"]
+    if value is None:
+        return f"{name}  –  ({why.get(key)})"
+    low_high = " – ".join(map(form.format, interval)) if interval else f"none: {why.get(f'{key}_ci95')}"
+    return f"{name}  {form.format(value)}  (95 % interval {low_high}, n = {report['n']:,}, split {report['split']})"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageOps
 
-from resnetv2.data.autoaugment import POLICIES
+from resnetv2.data.autoaugment import policy
 
 _REDUCTIONS = (8, 4, 2)  # that libjpeg decodes at, strongest first
 _FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
@@ -25,7 +25,7 @@ class Augment:
     scale: tuple[float, float]  # area of the crop, as a share of the picture's
     ratio: tuple[float, float]  # width / height of the crop
     hflip: float  # probability of a mirror image
-    auto_augment: str = "none"  # a key of POLICIES
+    auto_augment: str = "none"  # or the name of a policy
     random_erasing: float = 0.0  # probability of an erased patch
     dct_scaling: bool = False  # whether a JPEG may be decoded smaller where the crop keeps enough pixels
 
@@ -53,10 +53,11 @@ class View:
         augment: what may be chosen.
         size: side of the view in pixels.
         rng: the source of every choice.
+        small: pictures with no side of as many pixels are decoded whole: a loader may keep them for other views.
     """
 
-    def __init__(self, augment: Augment, size: int, rng: np.random.Generator) -> None:
-        self.augment, self.size, self.rng = augment, size, rng
+    def __init__(self, augment: Augment, size: int, rng: np.random.Generator, small: int = 0) -> None:
+        self.augment, self.size, self.rng, self.small = augment, size, rng, small
         self.full, self.box, self.reduction = (0, 0), (0.0, 0.0, 0.0, 0.0), 1
 
     def choose(self, width: int, height: int) -> int:
@@ -68,7 +69,7 @@ class View:
         self.full = width, height
         left, top, right, bottom = self.box = self.augment.box(width, height, self.rng)
         times = min(right - left, bottom - top, width, height) / self.size
-        if self.augment.dct_scaling:
+        if self.augment.dct_scaling and max(self.full) >= self.small:
             self.reduction = next((r for r in _REDUCTIONS if times >= r), 1)
         return self.reduction
 
@@ -79,7 +80,7 @@ class View:
         if rng.random() < augment.hflip:
             out = out.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if augment.auto_augment != "none":
-            out = POLICIES[augment.auto_augment](out, rng)
+            out = policy(augment.auto_augment)(out, rng)
         pixels = np.asarray(out)
         if augment.random_erasing and rng.random() < augment.random_erasing:
             pixels = erase(pixels, rng)

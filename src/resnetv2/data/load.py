@@ -101,8 +101,13 @@ class Loader:
     def __len__(self) -> int:
         return len(self.bounds)
 
-    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int = 0, start: int = 0, size: int | None = None) -> Iterator[Batch]:
         """Yield the batches of an epoch from number ``start`` on.
+
+        Args:
+            epoch: counted from 0.
+            start: batches to leave out.
+            size: side of augmented pictures; None is the preprocessing's.
 
         Raises:
             DataError: a picture cannot be read; the message names it.
@@ -113,25 +118,22 @@ class Loader:
             else self.order(self.samples.labels, np.random.default_rng((self.seed, epoch, 0)))
         )
         repeats = count_repeats(order)
+        side = self.preprocessing.image_size if size is None else size
         with ThreadPoolExecutor(self.workers) as pool:
             waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
             try:
                 for low, high in self.bounds[start:]:
-                    waiting.append(self._begin(pool, order[low:high], repeats[low:high], epoch))
-                    if len(waiting) > self._ahead(high - low):
+                    waiting.append(self._begin(pool, order[low:high], repeats[low:high], epoch, side))
+                    if len(waiting) > _ahead((high - low) * 3 * side**2):
                         yield _finish(*waiting.popleft())
                 while waiting:
                     yield _finish(*waiting.popleft())
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
-    def _ahead(self, pictures: int) -> int:
-        return max(1, min(_AHEAD, _AHEAD_BYTES // (pictures * 3 * self.preprocessing.image_size**2)))
-
     def _begin(
-        self, pool: ThreadPoolExecutor, indices: np.ndarray, repeats: np.ndarray, epoch: int
+        self, pool: ThreadPoolExecutor, indices: np.ndarray, repeats: np.ndarray, epoch: int, side: int
     ) -> tuple[Batch, list[Future[None]]]:
-        side = self.preprocessing.image_size
         batch = Batch(np.empty((len(indices), side, side, 3), np.uint8), self.samples.labels[indices], indices)
         step = max(1, min(_AT_ONCE, len(indices) // self.workers))
         parts = [range(low, min(low + step, len(indices))) for low in range(0, len(indices), step)]
@@ -140,20 +142,23 @@ class Loader:
     def _fill(self, batch: Batch, places: range, repeats: np.ndarray, epoch: int) -> None:
         began = time.perf_counter()
         for place in places:
-            batch.pictures[place] = self._picture(int(batch.indices[place]), int(repeats[place]), epoch)
+            batch.pictures[place] = self._picture(
+                int(batch.indices[place]), int(repeats[place]), epoch, batch.pictures.shape[1]
+            )
         with self._lock:
             self.seconds += time.perf_counter() - began
 
-    def _picture(self, index: int, repeat: int, epoch: int) -> np.ndarray:
-        kept, size = self._kept.get(index), self.preprocessing.image_size
+    def _picture(self, index: int, repeat: int, epoch: int, size: int) -> np.ndarray:
+        kept = self._kept.get(index)
         if self.augment is None:
             return self._keep(index, self.preprocessing(self._open(index))) if kept is None else kept
         rng = np.random.default_rng((self.seed, epoch, 1, index, *([repeat] if repeat else [])))
         if kept is not None:
             return self.augment(Image.fromarray(kept), size, rng)
-        view = View(self.augment, size, rng)
+        small = 2 * self.preprocessing.image_size
+        view = View(self.augment, size, rng, small)
         picture = self._open(index, view)
-        if max(view.full) < 2 * size:  # never decoded smaller, so these are its only pixels
+        if max(view.full) < small:  # these are all of its pixels
             self._keep(index, np.asarray(picture))
         return view.cut(picture)
 
@@ -169,6 +174,11 @@ class Loader:
             if index not in self._kept and self.budget.take(pixels.nbytes + _OBJECT_BYTES):
                 self._kept[index] = pixels.copy()  # it may be a part of something larger
         return pixels
+
+
+def _ahead(size: int) -> int:
+    """Return how many batches of ``size`` bytes are decoded before they are asked for."""
+    return max(1, min(_AHEAD, _AHEAD_BYTES // size))
 
 
 def _finish(batch: Batch, futures: list[Future[None]]) -> Batch:
