@@ -19,7 +19,7 @@ from resnetv2.data.load import Loader
 from resnetv2.errors import ConfigError, DataError, Error, MissingExtra, ModelFileError, unknown
 from resnetv2.evaluation.run import read_labelled
 from resnetv2.files import rename_durably
-from resnetv2.inference import GOLDEN_TOLERANCE, Classifier, compare_golden, read_model
+from resnetv2.inference import GOLDEN_TOLERANCE, Classifier, compare_golden, read_model, same_labels
 from resnetv2.runtime.artefact import RUNTIMES, Artefact, read_artefact, write_artefact
 from resnetv2.runtime.choice import open_session
 from resnetv2.runtime.graph import build_graph
@@ -91,6 +91,8 @@ def export(
         raise ConfigError(f"{model} is an artefact already: export the model file")
     if not file.golden.pictures:
         raise ModelFileError(f"{model} holds no golden samples: nothing would prove what is exported")
+    if int8 and (not file.header.classes or file.header.task != "classification"):
+        raise ConfigError("int8 is checked by its labels: the network must have a head, for one class of each picture")
     pictures = None if calibrate is None else _calibration(file.header, str(model), calibrate)
     samples = None if check is None else _samples(file.header, str(model), check, split)
     save = _WRITERS[to](file, pictures)
@@ -103,7 +105,7 @@ def export(
             )
             write_artefact(artefact, save)
             classifier = Classifier.from_file(read_artefact(path), "cpu")
-            if int8:
+            if int8 and samples is not None:
                 report = _prove_int8(classifier, file, to, samples, progress)
                 report["bytes"] = {"int8": _size(path), "float32": sum(v.nbytes for v in file.weights.values())}
                 _check_int8(report, min_agreement, max_drop)
@@ -181,19 +183,20 @@ def _prove_float32(
     classifier: Classifier, file: ModelFile, samples: Samples | None, progress: Counter | None
 ) -> dict[str, Any]:
     """Compare with the golden logits, and on samples with PyTorch; return the figures."""
-    expected = file.golden.logits
-    report = {"golden": _compare(classifier.logits(file.golden.pictures), expected, lambda i: f"golden sample {i}")}
+    task, golden = file.header.task, file.golden
+    answers = classifier.logits(golden.pictures)
+    report = {"golden": _compare(answers, golden.logits, task, lambda i: f"golden sample {i}")}
     if samples is not None:
         peer = Classifier(file.header, open_session(file, "torch", "cpu"))
         ours, theirs = _answers(classifier, peer, samples, progress)
-        report["check"] = _compare(ours, theirs, lambda i: str(samples.paths[i]))
+        report["check"] = _compare(ours, theirs, task, lambda i: str(samples.paths[i]))
     return report
 
 
-def _compare(ours: np.ndarray, expected: np.ndarray, name: Callable[[int], str]) -> dict[str, Any]:
+def _compare(ours: np.ndarray, expected: np.ndarray, task: str, name: Callable[[int], str]) -> dict[str, Any]:
     """Return how far logits (n, K) are from what is expected, and refuse those that are too far."""
     far = np.abs(ours - expected).max(axis=1) / (float(np.abs(expected).max()) or 1.0)
-    others = ours.argmax(axis=1) != expected.argmax(axis=1)
+    others = ~same_labels(ours, expected, task)
     worst = int(np.argmax(far + others * (1 + far.max())))  # another label is worse than any distance
     if others.any() or far.max() > GOLDEN_TOLERANCE:
         raise ModelFileError(
@@ -220,11 +223,9 @@ def _answers(
 
 
 def _prove_int8(
-    classifier: Classifier, file: ModelFile, to: str, samples: Samples | None, progress: Counter | None
+    classifier: Classifier, file: ModelFile, to: str, samples: Samples, progress: Counter | None
 ) -> dict[str, Any]:
     """Return agreement, accuracy, speed and size of int8 beside float32 in the same runtime."""
-    if samples is None or not file.header.classes:
-        raise ConfigError("int8 is checked by its labels: the network has no head")
     peer = Classifier(file.header, open_session(file, to, "cpu"))
     ours, theirs = (logits.argmax(axis=1) for logits in _answers(classifier, peer, samples, progress))
     rates = _rates([classifier.session, peer.session], file.header.preprocessing.image_size)
