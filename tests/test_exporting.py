@@ -153,7 +153,7 @@ def test_an_artefact_of_a_newer_version_says_to_upgrade(artefacts, tmp_path):
     newer = tmp_path / "model.xml"
     newer.write_text(text.replace("schema_version&quot;: 1,", "schema_version&quot;: 9,", 1))
     newer.with_suffix(".bin").write_bytes(artefacts["openvino"].out.with_suffix(".bin").read_bytes())
-    with pytest.raises(ModelFileError, match="schema version 9 .*pip install --upgrade resnetv2"):
+    with pytest.raises(ModelFileError, match=r"schema version 9 .*pip install --upgrade resnetv2"):
         resnetv2.load(newer)
 
 

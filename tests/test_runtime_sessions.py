@@ -137,12 +137,13 @@ def test_batch_norms_that_follow_a_convolution_are_folded_and_those_at_the_entry
 def test_too_little_memory_is_a_memory_error_in_every_runtime(runtime, tmp_path):
     model, _, onnx_model = network("torch", 64)
     (tmp_path / "model.onnx").write_bytes(onnx_model)
+    config = model.config.to_dict()
     code = f"""
 import resource, sys
 import numpy as np
 from resnetv2.config import ResNetV2Config
 from resnetv2.runtime.{runtime} import {SESSIONS[runtime].__name__} as Session
-session = Session(open({str(tmp_path / "model.onnx")!r}, "rb").read(), ResNetV2Config.from_dict({model.config.to_dict()!r}))
+session = Session(open({str(tmp_path / "model.onnx")!r}, "rb").read(), ResNetV2Config.from_dict({config!r}))
 session(np.zeros((2, 64, 64, 3), np.uint8))
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**27, used + 2**27))

@@ -17,7 +17,7 @@ from resnetv2.console import Counter
 from resnetv2.data.index import Samples
 from resnetv2.data.load import Loader
 from resnetv2.errors import ConfigError, DataError, Error, MissingExtra, ModelFileError, unknown
-from resnetv2.evaluation.run import read_labelled
+from resnetv2.evaluation.answers import find_pictures
 from resnetv2.files import rename_durably
 from resnetv2.inference import GOLDEN_TOLERANCE, Classifier, compare_golden, read_model, same_labels
 from resnetv2.runtime.artefact import RUNTIMES, Artefact, read_artefact, write_artefact
@@ -150,8 +150,7 @@ def _size(path: Path) -> int:
 
 
 def _samples(header: Header, model: str, data: str | Path, split: str) -> Samples:
-    index, _ = read_labelled(data, header, model, split)
-    return index.split(split)
+    return find_pictures(header, model, data, split).samples
 
 
 def _calibration(header: Header, model: str, data: str | Path) -> np.ndarray:

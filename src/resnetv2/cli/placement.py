@@ -1,4 +1,4 @@
-"""Where a network computes, and by what: the options that ``predict``, ``evaluate`` and ``verify`` share."""
+"""Where a network computes, and by what: the options that ``predict``, ``evaluate``, ``compare`` and ``verify`` share."""
 
 from __future__ import annotations
 
