@@ -74,17 +74,17 @@ def write_pictures(folder, count):
     return paths
 
 
-# --- the sides: each is a function of JPEG paths to labels -------------------------------------------------------------
+# --- the sides: each is a function of JPEG paths to labels ------------------------------------------------------------
 
 
 def timm_view(path):
     """Return float32 (3, 224, 224): what timm's evaluation does, by Pillow and numpy, as its transforms do."""
-    with Image.open(path) as picture:
-        picture = picture.convert("RGB")
-        scale = 256 / min(picture.size)
-        picture = picture.resize([round(side * scale) for side in picture.size], Image.BICUBIC)
-    left, top = ((side - SIDE) // 2 for side in picture.size)
-    pixels = np.asarray(picture.crop((left, top, left + SIDE, top + SIDE)), np.float32)
+    with Image.open(path) as file:
+        picture = file.convert("RGB")
+    scale = 256 / min(picture.size)
+    resized = picture.resize([round(side * scale) for side in picture.size], Image.BICUBIC)
+    left, top = ((side - SIDE) // 2 for side in resized.size)
+    pixels = np.asarray(resized.crop((left, top, left + SIDE, top + SIDE)), np.float32)
     return ((pixels - np.float32(MEAN)) / np.float32(STD)).transpose(2, 0, 1)
 
 
@@ -348,8 +348,8 @@ def memory(arguments):
     print(table([{"pictures": n, "MiB": m} for n, m in zip(numbers[::2], numbers[1::2], strict=True)]))
 
 
-def int8(arguments):
-    """Agreement of labels, speed and size of eight bits, calibrated and checked on noisy colours (weights are random)."""
+def int8(_arguments):
+    """Speed of eight bits and agreement of labels, calibrated and checked on noisy colours; the weights are random."""
     from runs import write_colours
 
     rows = []

@@ -1,4 +1,4 @@
-"""Where a network computes, and by what: the options that ``predict``, ``evaluate``, ``compare`` and ``verify`` share."""
+"""Where a network computes, and by what: the options that the commands which ask a network share."""
 
 from __future__ import annotations
 
