@@ -25,7 +25,7 @@ SIDE = 32
 
 def write_network(path, task="classification", classes=CLASSES):
     """Write a model file of a small random network."""
-    model = resnetv2.create_model("resnet18v2", num_classes=len(classes), width_factor=0.25)
+    model = resnetv2.create_model("resnet18v2", num_classes=len(classes), depths=(1, 1, 1, 1), width_factor=0.25)
     randomise(model)
     header = Header(
         architecture=model.config,
