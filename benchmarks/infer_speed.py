@@ -7,7 +7,9 @@
     python benchmarks/infer_speed.py int8      # what eight bits give and cost, in each runtime
 
 All sides have the same random weights, and take turns in one process, so whatever else the machine does falls on all of
-them. A ratio is taken within a turn. Sides whose package is missing are left out, and named. Prints Markdown tables.
+them. A ratio is taken within a turn. Sides whose package is missing are left out, and named. OMP_NUM_THREADS holds for
+every side; where another program keeps a core busy, `OMP_NUM_THREADS=1 taskset -c 1` gives one core to all. Prints
+Markdown tables.
 """
 
 import argparse
@@ -32,10 +34,11 @@ from peers import import_timm
 import resnetv2
 from resnetv2.inference import Classifier
 from resnetv2.preprocess import Preprocessing
+from resnetv2.runtime.session import count_threads
 from resnetv2.weights.modelfile import Golden, Header, ModelFile, write_model_file
 
 SIDE = 224
-RUNTIMES = ("openvino", "onnx", "torch")
+PACKAGES = {"openvino": "openvino", "onnx": "onnxruntime", "torch": "torch"}
 MEAN, STD = (0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
 
@@ -133,7 +136,9 @@ def timm_onnx(network, batch):
     """Return the loop of ONNX Runtime's own examples: decode a batch, run it."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(onnx_bytes(network), providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = count_threads()
+    session = onnxruntime.InferenceSession(onnx_bytes(network), options, providers=["CPUExecutionProvider"])
 
     def labels(paths):
         found = []
@@ -145,13 +150,19 @@ def timm_onnx(network, batch):
     return labels
 
 
+def openvino_settings(hint):
+    """Return what the peers ask OpenVINO for: the same number of threads as every side."""
+    threads = {"INFERENCE_NUM_THREADS": str(count_threads())} if count_threads() else {}
+    return {"PERFORMANCE_HINT": hint, **threads}
+
+
 def bare_openvino(network, _batch):
     """Return OpenVINO as its benchmark_app runs it: requests in flight, on tensors in memory, nothing decoded."""
     import openvino
 
     model = openvino.Core().read_model(onnx_bytes(network), b"")
     model.reshape([1, 3, SIDE, SIDE])
-    compiled = openvino.Core().compile_model(model, "CPU", {"PERFORMANCE_HINT": "THROUGHPUT"})
+    compiled = openvino.Core().compile_model(model, "CPU", openvino_settings("THROUGHPUT"))
     queue = openvino.AsyncInferQueue(compiled)
     x = np.random.default_rng(0).standard_normal((1, 3, SIDE, SIDE), np.float32)
 
@@ -205,7 +216,7 @@ def ours(runtime):
 
 
 SIDES = {
-    **{f"ours, {runtime}": (ours(runtime), runtime.replace("onnx", "onnxruntime")) for runtime in RUNTIMES},
+    **{f"ours, {runtime}": (ours(runtime), package) for runtime, package in PACKAGES.items()},
     "bare OpenVINO, tensors in memory": (bare_openvino, "openvino"),
     "timm, PyTorch eager, channels_last": (timm_torch, "timm"),
     "timm, torch.compile": (lambda network, batch: timm_torch(network, batch, compiled=True), "timm"),
@@ -265,7 +276,7 @@ def one(arguments):
     picture = np.random.default_rng(0).integers(0, 256, (1, SIDE, SIDE, 3), np.uint8)
     x = torch.zeros(1, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
     sides = {}
-    for runtime in RUNTIMES:
+    for runtime in PACKAGES:
         session = Classifier.from_file(our_file(network), "cpu", runtime).session
         sides[f"ours, {runtime}"] = lambda _, session=session: session(picture)
 
@@ -288,7 +299,7 @@ def latency_openvino(network):
 
     model = openvino.Core().read_model(onnx_bytes(network), b"")
     model.reshape([1, 3, SIDE, SIDE])
-    compiled = openvino.Core().compile_model(model, "CPU", {"PERFORMANCE_HINT": "LATENCY"})
+    compiled = openvino.Core().compile_model(model, "CPU", openvino_settings("LATENCY"))
     x = np.random.default_rng(0).standard_normal((1, 3, SIDE, SIDE), np.float32)
     return lambda _: compiled(x)
 
