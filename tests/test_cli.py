@@ -79,7 +79,10 @@ def test_what_needs_no_torch_works_where_torch_cannot_be_imported(model, data, t
     path = os.pathsep.join([str(blocked), os.environ.get("PYTHONPATH", "")])
     for words in (["info", model], ["models"], ["check", data, "--html", tmp_path / "page.html"]):
         assert command(*words, PYTHONPATH=path).returncode == 0
-    done = command("predict", model, data / "test", PYTHONPATH=path)
+    for words in (["predict", model, data / "test"], ["evaluate", model, data], ["verify", model]):
+        done = command(*words, PYTHONPATH=path)
+        assert done.returncode == 0, done.stderr
+    done = command("predict", model, data / "test", "--runtime", "torch", PYTHONPATH=path)
     assert done.returncode == 2
     assert 'pip install "resnetv2[train]"' in done.stderr
     assert "Traceback" not in done.stderr

@@ -90,9 +90,11 @@ def names_published_weights(words):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_shell_blocks_run(document, place, tmp_path):
+def test_shell_blocks_run(document, place, run, tmp_path):
     for name in ("pictures", "new-pictures"):
         (tmp_path / name).symlink_to(place / name)
+    if "resnetv2 train" not in "".join(blocks(document, "sh")):
+        (tmp_path / "run").symlink_to(run.out)
     if "resnetv2 convert" in "".join(blocks(document, "sh")):
         pytest.importorskip("h5py")
         write_published(tmp_path)

@@ -34,6 +34,7 @@ _PUBLIC = {
     "demo": "digits",
     "evaluate": "evaluation.run",
     "explain": "explanation",
+    "export": "exporting",
     "fetch": "published",
     "find_lr": "training.find_lr",
     "info": "inference",
@@ -69,6 +70,7 @@ __all__ = [
     "demo",
     "evaluate",
     "explain",
+    "export",
     "fetch",
     "find_lr",
     "info",
@@ -100,6 +102,7 @@ if TYPE_CHECKING:
     from resnetv2.evaluation.comparison import compare
     from resnetv2.evaluation.run import evaluate
     from resnetv2.explanation import explain
+    from resnetv2.exporting import export
     from resnetv2.inference import Classifier, Prediction, info, load, predict, verify
     from resnetv2.model import ResNetV2
     from resnetv2.preprocess import Preprocessing

@@ -108,7 +108,7 @@ def explain_each(
     if method is not None and method not in METHODS:
         raise ConfigError(unknown("method", method, METHODS))
     paths = expand(pictures)
-    classifier = model if isinstance(model, Classifier) else load(model, device)
+    classifier = model if isinstance(model, Classifier) else load(model, device, runtime="torch")
     method = check_method(classifier.header, method)
     classes = classifier.classes
     if not classes:

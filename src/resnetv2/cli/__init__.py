@@ -20,6 +20,7 @@ from resnetv2.cli import (
     demo,
     evaluate,
     explain,
+    export,
     fetch,
     find_lr,
     info,
@@ -32,7 +33,7 @@ from resnetv2.cli import (
 from resnetv2.errors import Error, Interrupted
 
 COMMANDS = (  # in the order in which a newcomer meets them
-    *(demo, check, find_lr, train, evaluate, compare, predict, explain, verify),
+    *(demo, check, find_lr, train, evaluate, compare, predict, explain, export, verify),
     *(info, models, fetch, convert, pack),
 )
 _LONGEST = 8_000  # characters of a message

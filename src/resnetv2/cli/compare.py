@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from resnetv2.cli.placement import add_placement
+
 _SHOWN = 20  # pictures that get different answers; --json has all of them
 
 
@@ -26,7 +28,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=32, metavar="B", help="pictures at a time (default: %(default)s)"
     )
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, mps (default: %(default)s)")
+    add_placement(parser)
     parser.add_argument(
         "--on-bad-image",
         choices=("error", "skip"),
@@ -51,6 +53,7 @@ def run(args: argparse.Namespace) -> int:
             split=args.split,
             batch_size=args.batch_size,
             device=args.device,
+            runtime=args.runtime,
             on_bad_image=args.on_bad_image,
             progress=progress,
         )

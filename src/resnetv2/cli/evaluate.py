@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from resnetv2.cli.placement import add_placement
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command's parser."""
@@ -13,7 +15,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="measure a model on labelled pictures",
         description="Measure a model on one split; every picture counts once. Classes are matched by name.",
     )
-    parser.add_argument("model", metavar="MODEL", help="model file, such as RUN/best.safetensors")
+    parser.add_argument("model", metavar="MODEL", help="model file or artefact, such as RUN/best.safetensors")
     parser.add_argument(
         "data", metavar="DATA", help="folder of pictures, CSV manifest, or packed folder; it is only read"
     )
@@ -22,7 +24,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--batch-size", type=int, default=32, metavar="B", help="pictures at a time (default: %(default)s)"
     )
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, mps (default: %(default)s)")
+    add_placement(parser)
     parser.add_argument(
         "--on-bad-image",
         choices=("error", "skip"),
@@ -43,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from resnetv2.cli.show import print_json
     from resnetv2.console import counting, printable, talk
 
-    options = {"split": args.split, "batch_size": args.batch_size, "device": args.device}
+    options = {"split": args.split, "batch_size": args.batch_size, "device": args.device, "runtime": args.runtime}
     options |= {"on_bad_image": args.on_bad_image, "tta": args.tta, "html": args.html}
     with counting("evaluating") as progress:
         report = resnetv2.evaluate(args.model, args.data, **options, progress=progress)

@@ -19,6 +19,7 @@ from resnetv2.evaluation.split import run_split
 from resnetv2.inference import Classifier, sigmoid, softmax
 from resnetv2.preprocess import Preprocessing
 from resnetv2.weights.labels import IMAGENET, synsets
+from resnetv2.weights.modelfile import Header
 
 _LEAST = 1e-300  # a probability whose logarithm is a number
 
@@ -45,13 +46,11 @@ class Pictures:
         return replace(self, index=self.index.take(places))
 
 
-def find_pictures(
-    classifier: Classifier, name: str, data: str | Path, split: str, on_bad_image: str = "error"
-) -> Pictures:
+def find_pictures(header: Header, name: str, data: str | Path, split: str, on_bad_image: str = "error") -> Pictures:
     """Find the pictures of a split, as the run of a model split them where that is known.
 
     Args:
-        classifier: the model.
+        header: of the model.
         name: its file, or "" where that is not known.
         data: see ``evaluate``.
         split: "train", "val", "test", or "all" of them.
@@ -61,18 +60,17 @@ def find_pictures(
         ConfigError: a network without a head.
         DataError: see ``evaluate``.
     """
-    if not classifier.classes:
+    if not header.classes:
         raise ConfigError(f"{name or 'the network'} has no head: it answers with features, not with labels")
-    task = classifier.header.task
-    index, skipped = run_split(read_index(Path(data), task=task), name, classifier.header.provenance, split)
+    index, skipped = run_split(read_index(Path(data), task=header.task), name, header.provenance, split)
     index.split(split)  # refuses a split that is not there
     index = index.take(np.flatnonzero((index.splits == split) | (split == "all")).tolist())
     if on_bad_image == "skip":
         reasons = examine_pictures(index).reasons
         skipped += [{"path": index.paths[i], "reason": reason} for i, reason in reasons.items()]
         index = readable_index(index, reasons, on_bad_image)
-    if task != "regression":
-        index = match_classes(index, classifier.classes, _wordnet(classifier))
+    if header.task != "regression":
+        index = match_classes(index, header.classes, _wordnet(header))
     return Pictures(index, skipped)
 
 
@@ -104,10 +102,10 @@ def ask(
     rows = []
     for batch in Loader(samples, batch_size, preprocessing).batches():
         if tta is None:
-            rows.append(classifier.session(batch.pictures))
+            rows.append(classifier.answer(batch.pictures))
         else:
             views = TTA[tta](batch.pictures, header.preprocessing.image_size)
-            rows.append(_MEANS[header.task]([classifier.session(view) for view in views]))
+            rows.append(_MEANS[header.task]([classifier.answer(view) for view in views]))
         done += len(batch.labels)
         if progress is not None:
             progress(done, len(samples))
@@ -191,11 +189,11 @@ def match_classes(index: Index, classes: tuple[str, ...], aliases: tuple[str, ..
     return replace(index, labels=renumber_classes(index.task, index.labels, number, len(classes)), classes=classes)
 
 
-def _wordnet(classifier: Classifier) -> tuple[str, ...]:
+def _wordnet(header: Header) -> tuple[str, ...]:
     """Return WordNet's synsets by index where the classes are ImageNet's, whose folders have these names."""
-    labels = str(classifier.header.provenance.get("labels", ""))
+    labels = str(header.provenance.get("labels", ""))
     found = synsets(labels) if labels in IMAGENET else ()
-    return found if len(found) == len(classifier.classes) else ()
+    return found if len(found) == len(header.classes) else ()
 
 
 def _list(names: tuple[str, ...] | list[str], most: int = 12) -> str:

@@ -22,7 +22,8 @@ from resnetv2.evaluation.intervals import (
 )
 from resnetv2.evaluation.probabilities import Probabilities
 from resnetv2.evaluation.ranking import Ranking
-from resnetv2.inference import Classifier, load, read_logits
+from resnetv2.inference import Classifier, read_logits, read_model
+from resnetv2.runtime.choice import AUTO
 from resnetv2.weights.modelfile import Header
 
 BEST = "best.safetensors"  # of a run's folder
@@ -47,6 +48,7 @@ def compare(
     split: str = "test",
     batch_size: int = 32,
     device: str = "auto",
+    runtime: str = AUTO,
     on_bad_image: str = "error",
     progress: Counter | None = None,
 ) -> dict[str, Any]:
@@ -56,8 +58,8 @@ def compare(
     trained on any of them.
 
     Args:
-        first, second: model files, folders of runs (their ``best.safetensors``), or loaded classifiers.
-        data, split, batch_size, device, on_bad_image: as ``evaluate`` takes them.
+        first, second: model files, artefacts, folders of runs (their ``best.safetensors``), or loaded classifiers.
+        data, split, batch_size, device, runtime, on_bad_image: as ``evaluate`` takes them.
         progress: called with the answers done and the total, of both.
 
     Returns:
@@ -74,17 +76,20 @@ def compare(
     check_policy(on_bad_image)
     names = [_name(model) for model in (first, second)]
     models = [
-        model if isinstance(model, Classifier) else load(name, device)
+        model if isinstance(model, Classifier) else read_model(name)
         for model, name in zip((first, second), names, strict=True)
     ]
     order = _same_classes(models[0].header, models[1].header)
-    found = [find_pictures(model, name, data, split, on_bad_image) for model, name in zip(models, names, strict=True)]
+    found = [
+        find_pictures(model.header, name, data, split, on_bad_image) for model, name in zip(models, names, strict=True)
+    ]
     (pictures, others), left_out = _in_both(*found)
     samples, total = pictures.samples, 2 * len(pictures.index.paths)
     logits = []
     for number, (model, own) in enumerate(zip(models, (pictures, others), strict=True)):
         counted = None if progress is None else _half(progress, number * len(samples), total)
-        logits.append(ask(model, own.samples, batch_size=batch_size, progress=counted))
+        ready = model if isinstance(model, Classifier) else Classifier.from_file(model, device, runtime, len(samples))
+        logits.append(ask(ready, own.samples, batch_size=batch_size, progress=counted))
     pair = Pair(models[0].header, logits[0], logits[1][:, order], samples.labels)
     return {
         "first": names[0],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ from resnetv2.evaluation.multilabel import multilabel_report
 from resnetv2.evaluation.page import Shown, write_page
 from resnetv2.evaluation.regression import regression_report
 from resnetv2.explanation import check_method, heat_map, stretch, takes_gradients
-from resnetv2.inference import Classifier, load
+from resnetv2.inference import Classifier, read_model
+from resnetv2.runtime.choice import AUTO
+from resnetv2.weights.modelfile import ModelFile
 
 
 def evaluate(
@@ -27,6 +30,7 @@ def evaluate(
     split: str = "test",
     batch_size: int = 32,
     device: str = "auto",
+    runtime: str = AUTO,
     on_bad_image: str = "error",
     tta: str | None = None,
     html: str | Path | None = None,
@@ -35,13 +39,14 @@ def evaluate(
     """Measure a classifier on one split.
 
     Args:
-        model: a model file, or a loaded classifier.
+        model: a model file, an artefact, or a loaded classifier.
         data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, a CSV manifest, or a packed folder. For
             networks with ImageNet's classes, these may be WordNet's synsets such as "n01440764". Where it is what the
             model was trained on, the split is that of the run's ``index.csv`` beside the model.
         split: "train", "val", "test", or "all" of them.
         batch_size: pictures at a time; the figures do not depend on it.
         device: "auto", "cpu", "cuda", "mps".
+        runtime: see ``Classifier.load``.
         on_bad_image: "error" to refuse pictures that cannot be read, "skip" to leave them out.
         tta: several views of each picture, over which probabilities (of a number: the answers) are averaged: "flip",
             the picture and its mirror image; "five-crop", the middle and the corners of the central square.
@@ -65,10 +70,13 @@ def evaluate(
     check_policy(on_bad_image)
     if html is not None and Path(data).is_dir() and Path(html).resolve().is_relative_to(Path(data).resolve()):
         raise ConfigError(f"{html} lies inside {data}, which is only read: choose another file for the page")
-    classifier = model if isinstance(model, Classifier) else load(model, device)
+    loaded = model if isinstance(model, Classifier) else read_model(model)
     name = "" if isinstance(model, Classifier) else str(model)
-    pictures = find_pictures(classifier, name, data, split, on_bad_image)
-    samples, header = pictures.samples, classifier.header
+    pictures = find_pictures(loaded.header, name, data, split, on_bad_image)
+    samples, header = pictures.samples, loaded.header
+    classifier = (
+        loaded if isinstance(loaded, Classifier) else Classifier.from_file(loaded, device, runtime, len(samples))
+    )
     logits = ask(classifier, samples, batch_size=batch_size, tta=tta, progress=progress)
     report = {
         "model": name,
@@ -76,10 +84,12 @@ def evaluate(
         "split": split,
         "tta": tta,
         "task": header.task,
-        **make_report(header.task, logits, samples.labels, classifier.classes),
+        **make_report(header.task, logits, samples.labels, header.classes),
         "skipped": pictures.skipped,
     }
     if html is not None:
+        if not takes_gradients(classifier) and isinstance(loaded, ModelFile) and find_spec("torch"):
+            classifier = Classifier.from_file(loaded, device, "torch")
         write_page(Path(html), Shown(report, header, pictures.index, logits, _heat(classifier)))
     return report
 
