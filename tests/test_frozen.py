@@ -13,9 +13,8 @@ from runs import SETTINGS, TINY, write_colours
 import resnetv2
 from resnetv2.errors import ConfigError, Error, Interrupted
 from resnetv2.runtime.pytorch import build_model
-from resnetv2.training.frozen import fold_norms
+from resnetv2.training.frozen import LazySession, fold_norms
 from resnetv2.training.loop import Run
-from resnetv2.training.maps import TrunkSession
 from resnetv2.weights.modelfile import read_model_file
 
 LP_FT = {"epochs": 3, "batch_size": 8, "recipe": "lp-ft"}
@@ -89,8 +88,8 @@ def test_the_second_probe_computes_no_features_and_a_changed_picture_is_computed
     colours, start, tmp_path, monkeypatch
 ):
     first = learn(colours, tmp_path / "first", start)
-    seen, features = [], TrunkSession.features
-    monkeypatch.setattr(TrunkSession, "features", lambda self, x: seen.append(len(x)) or features(self, x))
+    seen, features = [], LazySession.features
+    monkeypatch.setattr(LazySession, "features", lambda self, x: seen.append(len(x)) or features(self, x))
     same_runs(first, learn(colours, tmp_path / "second", start))
     assert seen == []
     data = write_colours(tmp_path / "changed")
@@ -101,7 +100,7 @@ def test_the_second_probe_computes_no_features_and_a_changed_picture_is_computed
 
 
 def test_a_probe_that_is_killed_while_it_looks_goes_on_with_the_same_command(colours, start, tmp_path, monkeypatch):
-    features, calls = TrunkSession.features, []
+    features, calls = LazySession.features, []
 
     def dies(self, pictures):
         if len(calls) == 1:
@@ -110,7 +109,7 @@ def test_a_probe_that_is_killed_while_it_looks_goes_on_with_the_same_command(col
         return features(self, pictures)
 
     with monkeypatch.context() as patch:
-        patch.setattr(TrunkSession, "features", dies)
+        patch.setattr(LazySession, "features", dies)
         with pytest.raises(KeyboardInterrupt):
             learn(colours, tmp_path / "run", start)
     with pytest.raises(ConfigError, match="holds no run to resume"):
@@ -119,8 +118,8 @@ def test_a_probe_that_is_killed_while_it_looks_goes_on_with_the_same_command(col
 
 
 def test_more_views_are_learnt_from_and_one_is_judged(colours, start, tmp_path, monkeypatch):
-    seen, features = [], TrunkSession.features
-    monkeypatch.setattr(TrunkSession, "features", lambda self, x: seen.append(len(x)) or features(self, x))
+    seen, features = [], LazySession.features
+    monkeypatch.setattr(LazySession, "features", lambda self, x: seen.append(len(x)) or features(self, x))
     run = learn(colours, tmp_path / "run", start, set={"views": 4})
     assert sum(-(-n // 32) for n in (4 * 30, 12)) == len(seen)
     assert run.val_score > 0.9

@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -29,7 +29,9 @@ from resnetv2.errors import ConfigError
 from resnetv2.model import ResNetV2
 from resnetv2.preprocess import Preprocessing
 from resnetv2.recipes import TrainConfig
+from resnetv2.runtime.choice import choose_runtime, open_session
 from resnetv2.runtime.pytorch import build_model, choose_device
+from resnetv2.runtime.session import Session
 from resnetv2.training.features import Features, cached_features, fixed_views, frozen_identity
 from resnetv2.training.loop import Origin, Parts, Run
 from resnetv2.training.maps import MapLoader, Tail, TrunkSession, run_trunk, unpack_maps
@@ -37,7 +39,9 @@ from resnetv2.training.objective import Objective
 from resnetv2.training.probe import Probe, fit_classes, fit_tags, fit_values
 from resnetv2.training.start import Start
 from resnetv2.training.step import Outcome
+from resnetv2.weights.modelfile import ModelFile
 
+FOLDED = "torch, norms folded"
 _POOLED_AT_ONCE = 64  # maps through the last stage
 _SMALL = 96  # pixels of a side, up to which a processor is quicker with many pictures at a time
 
@@ -70,21 +74,23 @@ class Frozen:
             Error: there is no room for what is to be kept.
         """
         config, index = self.config, self.index
-        device = choose_device(config.device)
+        session = LazySession(self.start.file, self.preprocessing, choose_device(config.device))
+        many = session.device.type != "cpu" or self.preprocessing.image_size <= _SMALL
+        count = index.counts()[split] * (config.views if split == "train" else 1)
         views = fixed_views(self.augment, config.views if split == "train" else 1, config.seed)
         contents = index.contents
         with counting(f"looking at the pictures of {split}") as progress:
             return cached_features(
-                LazySession(self.start, self.preprocessing, device),
+                session,
                 frozen_identity(self.start.header.architecture, self.start.file.weights, layer),
                 index.split(split),
                 self.preprocessing,
                 layer=layer,
                 views=views,
                 sha256=None if contents is None else contents.sha256[index.splits == split],
-                runtime=f"torch-folded-{device.type}",
+                runtime=session.choose(layer, count),
                 budget=int(config.features_gb * 1e9),
-                batch_size=32 if device.type != "cpu" or self.preprocessing.image_size <= _SMALL else 8,
+                batch_size=32 if many else 8,
                 workers=config.workers,
                 progress=progress,
             )
@@ -170,13 +176,22 @@ class LazySession:
     """A session of a frozen network that is opened when it is first asked: what is kept needs no network.
 
     Args:
-        start: the network's weights.
-        preprocessing: whose mean and std are applied.
+        file: the network's model file.
+        preprocessing: whose size, mean and std are in force.
         device: a torch device.
     """
 
-    def __init__(self, start: Start, preprocessing: Preprocessing, device: torch.device) -> None:
-        self.start, self.preprocessing, self.device = start, preprocessing, device
+    def __init__(self, file: ModelFile, preprocessing: Preprocessing, device: torch.device) -> None:
+        self.file = replace(file, header=replace(file.header, preprocessing=preprocessing))
+        self.device = device
+        self.runtime = FOLDED
+
+    def choose(self, layer: str, count: int) -> str:
+        """Choose the runtime for ``count`` pictures and return its name: of pooled features the fastest there is."""
+        if layer == "pooled" and self.device.type == "cpu":
+            fastest = choose_runtime(self.file, "cpu", count)
+            self.runtime = FOLDED if fastest == "torch" else fastest
+        return f"{self.runtime} on {self.device.type}"
 
     def features(self, pictures: np.ndarray) -> np.ndarray:
         """uint8 (N, H, W, 3) RGB -> what the head classifies, float32 (N, F)."""
@@ -184,13 +199,18 @@ class LazySession:
 
     def maps(self, pictures: np.ndarray) -> np.ndarray:
         """uint8 (N, H, W, 3) RGB -> maps that enter the last stage, float16 (N, h, w, C)."""
-        return self.session.maps(pictures)
+        return self.trunk.maps(pictures)
 
     @cached_property
-    def session(self) -> TrunkSession:
-        """The session, of the network with its norms folded."""
-        model = build_model(self.start.header.architecture, self.start.file.weights).eval()
-        return TrunkSession(fold_norms(model), self.preprocessing, self.device)
+    def session(self) -> Session:
+        """What computes pooled features."""
+        return self.trunk if self.runtime == FOLDED else open_session(self.file, self.runtime, "cpu")
+
+    @cached_property
+    def trunk(self) -> TrunkSession:
+        """PyTorch's session, of the network with its norms folded."""
+        model = build_model(self.file.header.architecture, self.file.weights).eval()
+        return TrunkSession(fold_norms(model), self.file.header.preprocessing, self.device)
 
 
 def fold_norms(model: ResNetV2) -> ResNetV2:
