@@ -170,12 +170,14 @@ def test_lp_ft_begins_where_the_probe_ends(colours, start, tmp_path):
 
 
 def test_steps_that_spoil_the_probes_head_leave_it_the_best(colours, start, tmp_path):
-    run = learn(colours, tmp_path / "run", start, lr=30.0, set={"ema_decay": 0.0, "clip_grad": 1.0}, **LP_FT)
+    run = learn(
+        colours, tmp_path / "run", start, lr=30.0, set={"ema_decay": 0.0, "clip_grad": 1.0}, **{**LP_FT, "epochs": 1}
+    )
     assert run.best_epoch == 0
     assert run.val_score > 0.9
     assert only_changed(start, run.best, HEAD)
-    assert [line["epoch"] for line in log_of(run)] == [1, 2, 3]
-    assert log_of(run)[-1]["val_top1"] < run.val_score
+    (line,) = log_of(run)
+    assert line["val_top1"] < run.val_score
 
 
 def test_folded_norms_change_no_feature_but_by_rounding(start):

@@ -100,7 +100,7 @@ class Objective:
         else:
             probability = softmax(answers)[np.arange(len(labels)), labels]
             figures = {"val_top1": float((answers.argmax(axis=1) == labels).mean())}
-        return {"val_loss": float(-np.log(probability.clip(_TINY)).mean()), **figures, "val_n": len(labels)}
+        return {"val_loss": -float(np.log(probability.clip(_TINY)).mean()) + 0.0, **figures, "val_n": len(labels)}
 
     def headline(self, answers: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
         """Return the figure of ``metric`` with its 95 % interval, None where there is none, and n."""
