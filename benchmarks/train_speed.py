@@ -5,6 +5,10 @@ so whatever else the machine does falls on both. Prints a Markdown table. Each r
 pair of steps: above 1, ours is faster.
 
     python benchmarks/train_speed.py --repeats 7
+    python benchmarks/train_speed.py --layout channels_last --case 224:16 --case 64:64 --reuse-memory
+
+With ``--reuse-memory`` our steps keep freed memory, as those of ``resnetv2 train`` do. Each turn then has a step before
+the timed one, on both sides. With ``--compile`` both networks go through ``torch.compile``.
 """
 
 import argparse
@@ -14,12 +18,14 @@ import shlex
 import statistics
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from torch.nn import functional as F
 
 from resnetv2.creation import create_model
+from resnetv2.kernels.memory import reuse_memory
 
 sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from peers import import_timm
@@ -84,16 +90,30 @@ def seconds(model, optimizer, x, target):
     return time.perf_counter() - start
 
 
+def turn(reuse, *step):
+    """Return how long a step takes; with ``reuse`` not None, the second one within that block."""
+    if reuse is None:
+        return seconds(*step)
+    with reuse():
+        seconds(*step)
+        return seconds(*step)
+
+
 def compare(pixels, batch, layout, arguments):
     """Return the seconds of each step by network, after one step of each that is not counted."""
     models = networks([arguments.memory], LAYOUTS[layout], arguments.device)
     x = torch.randn(batch, 3, pixels, pixels).to(arguments.device, memory_format=LAYOUTS[layout])
     target = torch.randint(1000, (batch,)).to(arguments.device)
     optimizers = {name: torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9) for name, model in models.items()}
+    if arguments.compile:
+        models = {name: torch.compile(model) for name, model in models.items()}
+    blocks = dict.fromkeys(models)
+    if arguments.reuse_memory:
+        blocks = {name: nullcontext if name == "timm" else reuse_memory for name in models}
     times = {name: [] for name in models}
     for _ in range(arguments.repeats + 1):
         for name, model in models.items():
-            times[name].append(seconds(model, optimizers[name], x, target))
+            times[name].append(turn(blocks[name], model, optimizers[name], x, target))
     return {name: values[1:] for name, values in times.items()}
 
 
@@ -105,6 +125,8 @@ def main():
     )
     parser.add_argument("--layout", choices=LAYOUTS, action="append", help="may be repeated (default: both)")
     parser.add_argument("--memory", choices=["saved", "recompute"], default="saved", help="of ours (default: saved)")
+    parser.add_argument("--reuse-memory", action="store_true", help="let ours keep what it frees, as in a run")
+    parser.add_argument("--compile", action="store_true", help="compile both networks")
     parser.add_argument("--device", default="cpu", help="cpu (default) or cuda")
     parser.add_argument("--threads", type=int, help="threads of torch (default: torch's own choice)")
     parser.add_argument("--json", action="store_true", help="print one JSON line instead of the table")

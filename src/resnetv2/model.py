@@ -17,11 +17,19 @@ from torch.nn import functional as F
 
 from resnetv2.config import ResNetV2Config, Unit
 from resnetv2.errors import ConfigError
+from resnetv2.kernels.convolution import conv2d
 
 if TYPE_CHECKING:
     from resnetv2.preprocess import Preprocessing
 
 # --- layers -----------------------------------------------------------------------------------------------------------
+
+
+class Conv2d(nn.Conv2d):
+    """Square convolution, faster than PyTorch's to train on CPUs; see ``resnetv2.kernels.convolution``."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return conv2d(x, self.weight, self.bias, self.stride[0], int(self.padding[0]))
 
 
 class StdConv2d(nn.Conv2d):
@@ -32,14 +40,14 @@ class StdConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         var, mean = torch.var_mean(self.weight, dim=(1, 2, 3), keepdim=True, correction=0)
         weight = (self.weight - mean) * torch.rsqrt(var + self.eps)
-        return F.conv2d(x, weight, self.bias, self.stride, self.padding)
+        return conv2d(x, weight, self.bias, self.stride[0], int(self.padding[0]))
 
 
 class SameConv2d(nn.Conv2d):
     """Convolution that pads as TensorFlow's SAME does at stride 2: an even side gets the odd pixel at its end."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.conv2d(pad_same(x, self.kernel_size[0], value=0.0), self.weight, self.bias, self.stride)
+        return conv2d(pad_same(x, self.kernel_size[0], value=0.0), self.weight, self.bias, self.stride[0], 0)
 
 
 class EvoNormS0(nn.Module):
@@ -94,7 +102,7 @@ def make_conv(
     """Return a square convolution in the config's flavour, padded so that stride 1 keeps the size."""
     if config.same_padding and kernel > 1 and stride == 2:
         return SameConv2d(in_channels, out_channels, kernel, stride, bias=bias)
-    conv_type = StdConv2d if config.weight_std else nn.Conv2d
+    conv_type = StdConv2d if config.weight_std else Conv2d
     conv = conv_type(in_channels, out_channels, kernel, stride, padding=kernel // 2, bias=bias)
     if isinstance(conv, StdConv2d):
         conv.eps = config.weight_std_eps

@@ -230,6 +230,8 @@ class TrainConfig(Plain):
     def _contradictions(self) -> Iterator[str]:
         if self.class_weights != "none" and self.sampling == "balanced":
             yield "class_weights and sampling both make up for rare classes, which would count twice; choose one"
+        if self.class_weights == "effective" and self.recipe == "probe":
+            yield "recipe 'probe' takes class_weights none or balanced"
         if self.start_image_size is not None and self.start_image_size > self.image_size:
             yield f"start_image_size {self.start_image_size} must be at most image_size {self.image_size}"
         if self.recipe not in STRATEGIES and self.recipe not in IMAGENET_RECIPES:

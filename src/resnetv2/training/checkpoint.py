@@ -34,9 +34,11 @@ class Progress:
     loss_sum: float = 0.0  # over the pictures of the epoch under way
     correct: int = 0
     seen: int = 0
-    best_epoch: int = 0  # 0: none yet
+    best_epoch: int = 0  # 0: before the first step, of a head that was fitted
     best_score: float = 0.0  # of the best epoch: the higher the better
-    best: dict[str, Any] = field(default_factory=dict)  # its figure on the validation pictures, with interval and n
+    best: dict[str, Any] = field(
+        default_factory=dict
+    )  # its figure on the validation pictures, with interval and n; empty: none yet
     metrics_bytes: int = 0  # length of metrics.jsonl
 
 

@@ -7,7 +7,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -26,7 +26,7 @@ from resnetv2.errors import Error, Interrupted
 from resnetv2.model import ResNetV2
 from resnetv2.preprocess import Preprocessing
 from resnetv2.recipes import TrainConfig
-from resnetv2.runtime.pytorch import Normalize, model_file, place
+from resnetv2.runtime.pytorch import model_file, place
 from resnetv2.training import batchnorm
 from resnetv2.training.average import MovingAverage
 from resnetv2.training.checkpoint import KEPT, Progress, State, list_checkpoints, read_newest, restore, save_checkpoint
@@ -70,14 +70,20 @@ class Parts:
         network: whole, as the model file has it.
         trained: the part of it that is trained: all of it, or its last stage.
         preprocessing: of validation and of the model file.
-        train, val: batches of what ``trained`` reads.
+        read: makes what ``trained`` reads of a batch's array on the device.
+        train, val: batches.
+        shown: in which views pictures are shown, for people.
+        is_fitted: whether ``trained`` may be the best there is before the first step.
     """
 
     network: ResNetV2
     trained: torch.nn.Module
     preprocessing: Preprocessing
+    read: Callable[[torch.Tensor], torch.Tensor]
     train: Batches
     val: Batches
+    shown: str
+    is_fitted: bool = False
 
 
 @dataclass(frozen=True)
@@ -132,7 +138,6 @@ class Run:
         anchor = StartingPoint(parts.network, config.l2_sp) if config.l2_sp else None
         self.stepper = Stepper(self.model, self.objective.loss, self.optimizer, config, self.device, anchor, self.world)
         self.state = State(self.model, self.average, self.optimizer, self.stepper.scaler)
-        self.normalize = Normalize(parts.preprocessing).to(self.device)
         self.mix = Mix(config.mixup, config.cutmix, len(index.classes))
         self.pictures = {"sha256": index.digest(), "pictures": index.counts()}  # what the run reads
         # by which a checkpoint knows its run
@@ -239,6 +244,7 @@ class Run:
             self.join()
             if progress.step == 0:
                 self.introduce(display)
+                self.judge_start()
             while progress.epoch < config.epochs:
                 started = time.monotonic()
                 speed = self.train_epoch(display, tracker)
@@ -320,7 +326,7 @@ class Run:
 
     def _last_good(self) -> str:
         saved = list_checkpoints(self.checkpoints)
-        models = "best.safetensors in it is the best epoch" if self.progress.best_epoch else "no epoch was completed"
+        models = "best.safetensors in it is the best epoch" if self.progress.best else "no epoch was completed"
         return f"the last good checkpoint is {saved[0] if saved else 'none'}, the run {self.out}; {models}"
 
     def finish_epoch(self) -> dict[str, Any]:
@@ -341,17 +347,28 @@ class Run:
             **figures,
         }
         progress.batch, progress.loss_sum, progress.correct, progress.seen = 0, 0.0, 0, 0
-        score = self.objective.score(figures)
         headline = self.objective.headline(answers, labels)
-        if progress.best_epoch == 0 or score >= progress.best_score:  # of equals the later: its rate was lower
-            progress.best_score, progress.best_epoch, progress.best = score, progress.epoch, headline
-            self.write_model("best.safetensors", line, headline)
+        self.keep_if_best(line, headline)
         if progress.epoch == config.epochs:
             self.write_model("last.safetensors", line, headline)
         progress.metrics_bytes = self.append("metrics.jsonl", line)  # without times, so that equal runs have equal logs
         if progress.epoch == config.epochs or self.is_save_due():
             self.save()
         return line
+
+    def judge_start(self) -> None:
+        """Let what is trained compete as epoch 0, where it was fitted before the first step."""
+        if self.parts.is_fitted:
+            answers, labels = self.validate()
+            line = {"epoch": 0, **self.objective.figures(answers, labels)}
+            self.keep_if_best(line, self.objective.headline(answers, labels))
+
+    def keep_if_best(self, line: Mapping[str, Any], headline: Mapping[str, Any]) -> None:
+        """Write the best network's model file, if no earlier epoch was better."""
+        progress, score = self.progress, self.objective.score(line)
+        if not progress.best or score >= progress.best_score:  # of equals the later: its rate was lower
+            progress.best_score, progress.best_epoch, progress.best = score, line["epoch"], dict(headline)
+            self.write_model("best.safetensors", line, headline)
 
     @torch.inference_mode()
     def validate(self) -> tuple[np.ndarray, np.ndarray]:
@@ -373,9 +390,8 @@ class Run:
     # --- what an epoch or a step has ---
 
     def on_device(self, batch: Batch) -> torch.Tensor:
-        """Return what the network reads, on its device: normalised pictures, or maps as they are."""
-        values = torch.from_numpy(batch.pictures).to(self.device)
-        return self.normalize(values) if values.dtype == torch.uint8 else values.float()
+        """Return what ``trained`` reads, on its device."""
+        return self.parts.read(torch.from_numpy(batch.pictures).to(self.device))
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step counted from 0."""
@@ -410,9 +426,12 @@ class Run:
         what = "a number" if self.index.task == "regression" else f"{len(self.index.classes):,} classes"
         display.say(
             f"{config.recipe} {from_where}: {self.parts.preprocessing.image_size} px on {self.device}, {what}, "
-            f"pictures: {pictures}; batch {config.batch_size}, peak lr {config.peak_lr:g}, mirror {config.hflip:g}, "
-            f"crop {'–'.join(f'{x:g}' for x in config.crop_scale or ())} of the area; run in {self.out}"
+            f"pictures: {pictures}; {self.pace()}, {self.parts.shown}; run in {self.out}"
         )
+
+    def pace(self) -> str:
+        """Say how large steps are."""
+        return f"batch {self.config.batch_size}, peak lr {self.config.peak_lr:g}"
 
     # --- being stopped ---
 

@@ -24,16 +24,18 @@ from resnetv2.data.load import Budget, Loader
 from resnetv2.data.manifest import shorten
 from resnetv2.errors import ConfigError, DataError, Error
 from resnetv2.files import require_space, write_json
+from resnetv2.kernels.memory import reuse_memory
 from resnetv2.recipes import TrainConfig
-from resnetv2.runtime.pytorch import choose_device, place
+from resnetv2.runtime.pytorch import Normalize, build_model, choose_device, place
 from resnetv2.training.distributed import World
+from resnetv2.training.frozen import Frozen, make_frozen_run, map_bytes
 from resnetv2.training.loop import Origin, Parts, Run
-from resnetv2.training.plan import Facts, choose_strategy, make_config, resolve_recipe
+from resnetv2.training.plan import Facts, choose_strategy, fitting_size, fitting_strategies, make_config, resolve_recipe
 from resnetv2.training.start import Start, make_model, make_preprocessing, read_start
 
 _LEFT_OUT = 20  # unreadable pictures told one by one; check.json has them all
 # Settings a resumed run may change: where it runs, not what it does.
-MOVABLE = ("device", "workers", "cache_mb", "save_minutes", "peer_timeout_s", "track")
+MOVABLE = ("device", "workers", "cache_mb", "features_gb", "save_minutes", "peer_timeout_s", "track")
 ALONE = ("probe", "lp-ft")  # recipes that several processes cannot share
 DESCRIPTION = {"index.csv", "environment.json", "check.json"}  # what a run that never began may have left
 
@@ -122,7 +124,8 @@ def train(
     data, out = Path(data), Path(out)
     try:
         run = _open(data, out, settings, time_budget, resume)
-        run.fit()
+        with reuse_memory():
+            run.fit()
     except torch.OutOfMemoryError as error:
         raise Error(
             "the device is out of memory: choose a smaller --batch-size, or --set grad_accum_steps=2, or "
@@ -165,9 +168,9 @@ def _begin(data: Path, out: Path, settings: Mapping[str, Any], time_budget: floa
         raise ConfigError(
             f"recipe {config.recipe!r} is one process's work: start it without torchrun, or choose --recipe finetune"
         )
+    describe(report)
     run = make_run(config, index, out, start, world)
     require_space(out, run.needed_bytes())
-    describe(report)
     index.write_csv(out / "index.csv")
     write_json(out / "check.json", report.to_dict())
     write_json(
@@ -263,8 +266,10 @@ def _plan(
     )
     recipe = resolve_recipe(settings)
     if recipe == "auto" and start is not None:
-        seconds = _seconds_per_picture(make_config("finetune", settings, facts), index, start, device)
-        recipe, why = choose_strategy(facts, seconds, time_budget)
+        size = settings.get("image_size") or fitting_size(facts)
+        views = facts.pictures * int(settings.get("views", 1)) + index.counts()["val"]
+        fitting = fitting_strategies(settings, views * map_bytes(start.header.architecture, size))
+        recipe, why = choose_strategy(facts, _seconds_per_picture(start, size, device), time_budget, fitting)
         talk().print(f"auto takes {recipe}: {why}", soft_wrap=True)
     elif time_budget is not None:
         raise ConfigError("a time budget is for recipe 'auto', which starts from weights: name some, or leave it out")
@@ -272,10 +277,10 @@ def _plan(
     return replace(config.fitted(index.task, index.classes), device=str(device))
 
 
-def _seconds_per_picture(config: TrainConfig, index: Index, start: Start, device: torch.device) -> float:
-    """Return the time that one picture takes through the network, forward: the second of two batches."""
-    model = place(make_model(config, index.task, index.classes, start), device).eval()
-    pictures = torch.zeros(8, 3, config.image_size, config.image_size, device=device)
+def _seconds_per_picture(start: Start, size: int, device: torch.device) -> float:
+    """Return the time that one picture takes through a network, forward: the second of two batches."""
+    model = place(build_model(start.header.architecture, start.file.weights), device).eval()
+    pictures = torch.zeros(8, 3, size, size, device=device)
     with torch.inference_mode():
         for _ in range(2):
             began = time.perf_counter()
@@ -284,7 +289,7 @@ def _seconds_per_picture(config: TrainConfig, index: Index, start: Start, device
 
 
 def make_run(config: TrainConfig, index: Index, out: Path, start: Start | None, world: World | None = None) -> Run:
-    """Return a run that trains the whole network on augmented pictures.
+    """Return the run of a recipe: the whole network on augmented pictures, or a part on what the rest makes of them.
 
     Args:
         config: resolved settings.
@@ -297,11 +302,8 @@ def make_run(config: TrainConfig, index: Index, out: Path, start: Start | None, 
         ConfigError: batches that cannot be shared out.
     """
     world = world or World()
-    network = make_model(config, index.task, index.classes, start)
+    network = place(make_model(config, index.task, index.classes, start), world.device(config.device))
     preprocessing = make_preprocessing(config, start)
-    budget = Budget(config.cache_mb * 2**20)
-    workers = config.workers or max(1, min((os.cpu_count() or 1) // world.local_size, 8))
-    share, least = world.share(config.grad_accum_steps), 2 * config.grad_accum_steps  # batch norm needs two
     augment = Augment(
         scale=config.crop_scale or (1.0, 1.0),
         ratio=config.crop_ratio,
@@ -310,6 +312,12 @@ def make_run(config: TrainConfig, index: Index, out: Path, start: Start | None, 
         random_erasing=config.random_erasing,
         dct_scaling=config.dct_scaling,
     )
+    origin = Origin(config.weights, start.digest) if start is not None else Origin()
+    if config.recipe in ALONE and start is not None:
+        return make_frozen_run(Frozen(config, index, network, start, preprocessing, augment), out, origin)
+    budget = Budget(config.cache_mb * 2**20)
+    workers = config.workers or max(1, min((os.cpu_count() or 1) // world.local_size, 8))
+    share, least = world.share(config.grad_accum_steps), 2 * config.grad_accum_steps  # batch norm needs two
     train = Loader(
         index.split("train"),
         config.batch_size,
@@ -324,9 +332,9 @@ def make_run(config: TrainConfig, index: Index, out: Path, start: Start | None, 
     )
     _refuse_small(min(high - low for low, high in train.bounds), config.grad_accum_steps, world.size)
     val = Loader(index.split("val"), config.batch_size, preprocessing, workers=workers, budget=budget, share=share)
-    parts = Parts(network, network, preprocessing, train, val)
-    origin = Origin(config.weights, start.digest) if start is not None else Origin()
-    return Run(config, index, parts, out, origin, world)
+    normalize = Normalize(preprocessing).to(world.device(config.device))
+    shown = f"mirror {augment.hflip:g}, crop {augment.scale[0]:g}–{augment.scale[1]:g} of the area"
+    return Run(config, index, Parts(network, network, preprocessing, normalize, train, val, shown), out, origin, world)
 
 
 def _refuse_small(batch: int, parts: int, processes: int) -> None:
