@@ -90,14 +90,15 @@ def main():
                 same = (one / name).read_bytes() == (two / name).read_bytes()
                 print(f"| {name} | {'the same bits' if same else 'DIFFERENT'} |")
             processes = start(train(data, cut, 1000, 10), cut)
-            while not list(cut.glob("checkpoints/*")):
+            while not list(cut.glob("checkpoints/*")) and all(process.poll() is None for process in processes):
                 time.sleep(0.1)
             ip("-n host-a link set cable-a down")
+            time.sleep(60)  # long enough for both; the second host's torchrun itself waits for the first one's for good
             for name, process in zip(HOSTS, processes, strict=True):
-                _, said = process.communicate(timeout=300)
-                for line in said.splitlines():
-                    if "resnetv2 train: error" in line:
-                        print(f"{name}, cable pulled: {line}")
+                process.kill()
+                for line in process.communicate(timeout=60)[1].splitlines():
+                    if "resnetv2 train: error" in line or "exitcode" in line:
+                        print(f"{name}, cable pulled: {line.strip()}")
         finally:
             for name in HOSTS:
                 ip(f"netns del {name}")

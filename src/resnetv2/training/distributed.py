@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
+from threading import Thread
 from typing import Any, TypeVar
 
 import torch
@@ -28,6 +29,7 @@ _Result = TypeVar("_Result")
 _POLL = 0.05  # seconds between two looks whether the first process is done
 _FOREVER = timedelta(days=30)  # torchrun ends who waits for a process that died
 _BUCKET = 25 * 2**20  # bytes of gradients that are sent at once, as in DistributedDataParallel
+_START = 600.0  # seconds at least, in which all processes must have read data and weights
 _GRACE = 3.0  # seconds in which those who lost another say so; all of them do within milliseconds
 
 
@@ -149,6 +151,7 @@ class World:
         store = self._meet()
         store.set(f"host/{self.rank}", socket.gethostname())
         try:
+            store.wait([f"host/{rank}" for rank in range(self.size)], timedelta(seconds=max(seconds, _START)))
             distributed.init_process_group(
                 backend,
                 store=c10d.PrefixStore("group", store),
@@ -165,8 +168,22 @@ class World:
             self._part()
 
     def _explain(self, error: RuntimeError, seconds: float) -> str:
-        """Return which processes are gone or stuck: those that do not say that they lost another."""
+        """Say which processes are gone or stuck."""
         self._part()  # who waits for this process learns at once that it is in vain
+        found: list[list[str]] = []
+        asking = Thread(target=lambda: found.append(self._silent()), daemon=True)
+        asking.start()
+        asking.join(2 * _GRACE)  # the store is on the first host, and no call of it ends when that does not answer
+        named, why = found[0] if found else ["the host of process 0"], str(error).partition("\n")[0]
+        if not named:
+            return f"the processes lost each other, though all of them still run: the network between them? ({why})"
+        return (
+            f"{', '.join(named)} ended, or did not answer for {seconds:g} s (peer_timeout_s): see what it said last, "
+            f"and go on with --resume ({why})"
+        )
+
+    def _silent(self) -> list[str]:
+        """Return the processes that are gone or stuck: those that do not say that they lost another."""
         try:
             store = self._meet()
             store.set(f"lost/{self.rank}", "")
@@ -175,16 +192,9 @@ class World:
             while silent and time.monotonic() < until:
                 silent = {rank for rank in silent if not store.check([f"lost/{rank}"])}
                 time.sleep(_POLL)
-            named = [f"process {rank} on {store.get(f'host/{rank}').decode()}" for rank in sorted(silent)]
+            return [f"process {rank} on {store.get(f'host/{rank}').decode()}" for rank in sorted(silent)]
         except RuntimeError:
-            named = ["the host of process 0"]
-        why = str(error).partition("\n")[0]
-        if not named:
-            return f"the processes lost each other, though all of them still run: the network between them? ({why})"
-        return (
-            f"{', '.join(named)} ended, or did not answer for {seconds:g} s (peer_timeout_s): see what it said last, "
-            f"and go on with --resume ({why})"
-        )
+            return ["the host of process 0"]
 
     def _part(self) -> None:
         if distributed.is_initialized():
