@@ -32,6 +32,7 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from peers import import_timm
 
 import resnetv2
+from resnetv2.config import architecture
 from resnetv2.inference import Classifier
 from resnetv2.preprocess import Preprocessing
 from resnetv2.runtime.session import count_threads
@@ -58,7 +59,7 @@ def our_file(network):
     weights = {name: value.numpy() for name, value in network.state_dict().items() if not name.endswith("tracked")}
     weights["head.fc.weight"] = weights["head.fc.weight"].reshape(1000, -1)  # timm's head is a 1x1 convolution
     header = Header(
-        architecture=resnetv2.architecture("resnet50v2"),
+        architecture=architecture("resnet50v2"),
         preprocessing=Preprocessing(image_size=SIDE, resize=256, mean=MEAN, std=STD),
         classes=tuple(map(str, range(1000))),
     )
