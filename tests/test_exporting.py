@@ -1,6 +1,7 @@
 """Artefacts answer as the model file does, or are not written; each fault is injected for real."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,9 +24,11 @@ CLASSES = ("blue", "green", "red")
 SIDE = 32
 
 
-def write_network(path, task="classification", classes=CLASSES):
+def write_network(path, task="classification", classes=CLASSES, width_factor=0.25):
     """Write a model file of a small random network."""
-    model = resnetv2.create_model("resnet18v2", num_classes=len(classes), depths=(1, 1, 1, 1), width_factor=0.25)
+    model = resnetv2.create_model(
+        "resnet18v2", num_classes=len(classes), depths=(1, 1, 1, 1), width_factor=width_factor
+    )
     randomise(model)
     header = Header(
         architecture=model.config,
@@ -155,6 +158,22 @@ def test_an_artefact_of_a_newer_version_says_to_upgrade(artefacts, tmp_path):
     newer.with_suffix(".bin").write_bytes(artefacts["openvino"].out.with_suffix(".bin").read_bytes())
     with pytest.raises(ModelFileError, match=r"schema version 9 .*pip install --upgrade resnetv2"):
         resnetv2.load(newer)
+
+
+KEPT = sorted(path for path in (Path(__file__).parent / "golden" / "artefacts").iterdir() if path.suffix != ".bin")
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.name)
+def test_artefacts_of_every_version_and_kind_stay_loadable(path, tmp_path):
+    assert resnetv2.verify(path).ok
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(golden_pictures(SIDE)[0])
+    assert resnetv2.predict(path, [picture], device="cpu")[0].label in CLASSES
+
+
+def test_one_artefact_of_each_kind_is_kept():
+    kinds = {(path.suffix, resnetv2.info(path)["precision"]) for path in KEPT}
+    assert kinds == {(f".{ending}", "float32") for ending in ENDINGS.values()} | {(".onnx", "int8"), (".xml", "int8")}
 
 
 def test_an_artefact_has_the_one_runtime_it_was_proved_in(artefacts):
