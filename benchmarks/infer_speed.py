@@ -363,12 +363,13 @@ def memory(arguments):
 
 def int8(arguments):
     """Speed of eight bits beside float32 in the same runtime: ``export`` measures it, sixteen pictures in turns."""
-    from runs import write_colours
+    from pictures import write_dataset
 
     rows = []
     with TemporaryDirectory() as folder:
         model = artefacts(Path(folder), ())["model file"]
-        data = write_colours(Path(folder, "data"), train=12, val=2, test=4, size=SIDE)
+        splits = {name: dict.fromkeys("012", count) for name, count in (("train", 12), ("val", 1), ("test", 2))}
+        data = write_dataset(Path(folder, "data"), splits, SIDE)
         for to in arguments.to:
             options = {"int8": True, "calibrate": data, "check": data, "min_agreement": 0.0, "max_drop": 1.0}
             report = resnetv2.export(model, to=to, out=Path(folder, f"int8.{ENDINGS[to]}"), **options).report

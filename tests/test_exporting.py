@@ -47,7 +47,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    splits = {"train": dict.fromkeys(CLASSES, 12), "test": dict.fromkeys(CLASSES, 5)}
+    splits = {name: dict.fromkeys(CLASSES, count) for name, count in (("train", 12), ("val", 1), ("test", 5))}
     return write_dataset(tmp_path_factory.mktemp("data") / "pictures", splits, 24)
 
 
@@ -226,8 +226,8 @@ def test_int8_says_what_it_costs_and_is_refused_beyond_the_bounds(to, model, dat
 
 
 def test_int8_needs_enough_pictures_of_the_models_classes(model, data, tmp_path):
-    few = write_dataset(tmp_path / "few", {"train": dict.fromkeys(CLASSES, 2)}, 24)
-    others = write_dataset(tmp_path / "others", {"train": {"violet": 40}}, 24)
+    few = write_dataset(tmp_path / "few", {"train": dict.fromkeys(CLASSES, 2), "val": dict.fromkeys(CLASSES, 1)}, 24)
+    others = write_dataset(tmp_path / "others", {"train": {"violet": 40}, "val": {"violet": 1}}, 24)
     for calibrate, message in ((few, "has 6 training pictures; to calibrate, 32 are the least"), (others, "violet")):
         with pytest.raises(DataError, match=message):
             resnetv2.export(model, to="onnx", out=tmp_path / "model.onnx", int8=True, calibrate=calibrate, check=data)

@@ -20,7 +20,7 @@ from resnetv2.runtime.artefact import SCHEMA_VERSION
 def main(folder):
     with TemporaryDirectory() as place:
         model = write_network(Path(place) / "model.safetensors", width_factor=1 / 32)
-        splits = {"train": dict.fromkeys(CLASSES, 12), "test": dict.fromkeys(CLASSES, 5)}
+        splits = {name: dict.fromkeys(CLASSES, count) for name, count in (("train", 12), ("val", 1), ("test", 5))}
         data = write_dataset(Path(place) / "pictures", splits, 24)
         int8 = {"int8": True, "calibrate": data, "check": data, "min_agreement": 0.0, "max_drop": 1.0}
         for to, ending in (("onnx", "onnx"), ("openvino", "xml"), ("torch", "pt2")):
