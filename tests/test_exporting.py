@@ -22,6 +22,7 @@ from resnetv2.weights.modelfile import Golden, Header, read_model_file, write_mo
 ENDINGS = {"onnx": "onnx", "openvino": "xml", "torch": "pt2"}
 CLASSES = ("blue", "green", "red")
 SIDE = 32
+BIAS = np.float32([0.1, 0, 0])  # what makes another network
 
 
 def write_network(path, task="classification", classes=CLASSES, width_factor=0.25):
@@ -103,7 +104,7 @@ def test_networks_of_every_task_are_exported_with_their_task(task, classes, tmp_
 @pytest.mark.parametrize("to", ["onnx", "openvino"])
 def test_a_network_that_answers_otherwise_is_not_written(to, model, tmp_path, monkeypatch):
     def damaged(config, preprocessing, weights):
-        return build_graph(config, preprocessing, {**weights, "head.fc.bias": weights["head.fc.bias"] + [0.1, 0, 0]})
+        return build_graph(config, preprocessing, {**weights, "head.fc.bias": weights["head.fc.bias"] + BIAS})
 
     monkeypatch.setattr(exporting, "build_graph", damaged)
     with pytest.raises(ModelFileError, match=r"nothing was written.*worst of 3 is golden sample \d: .* of the largest"):
@@ -116,7 +117,7 @@ def test_the_worst_picture_of_the_check_is_named(model, data, tmp_path, monkeypa
     promised = Golden(file.golden.pictures, file.golden.logits)
 
     def other_network(config, preprocessing, weights):  # right on the golden samples would need luck: these are few
-        return build_graph(config, preprocessing, {**weights, "head.fc.bias": weights["head.fc.bias"] + [0.1, 0, 0]})
+        return build_graph(config, preprocessing, {**weights, "head.fc.bias": weights["head.fc.bias"] + BIAS})
 
     monkeypatch.setattr(exporting, "build_graph", other_network)
     monkeypatch.setattr(exporting.Classifier, "logits", lambda *_: promised.logits)
