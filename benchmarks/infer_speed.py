@@ -4,7 +4,7 @@
     python benchmarks/infer_speed.py one       # one picture in memory, milliseconds
     python benchmarks/infer_speed.py start     # `resnetv2 predict` of one picture, process start to answer, seconds
     python benchmarks/infer_speed.py memory    # largest memory while a folder is predicted, MiB by pictures
-    python benchmarks/infer_speed.py int8      # what eight bits give and cost, in each runtime
+    python benchmarks/infer_speed.py int8      # eight bits beside float32 in the same runtime, pictures a second
 
 All sides have the same random weights, and take turns in one process, so whatever else the machine does falls on all of
 them. A ratio is taken within a turn. Sides whose package is missing are left out, and named. OMP_NUM_THREADS holds for
@@ -32,12 +32,14 @@ sys.path.append(str(Path(__file__).parents[1] / "tests"))
 from peers import import_timm
 
 import resnetv2
+from resnetv2.config import architecture
 from resnetv2.inference import Classifier
 from resnetv2.preprocess import Preprocessing
 from resnetv2.runtime.session import count_threads
 from resnetv2.weights.modelfile import Golden, Header, ModelFile, write_model_file
 
 SIDE = 224
+ENDINGS = {"openvino": "xml", "onnx": "onnx"}
 PACKAGES = {"openvino": "openvino", "onnx": "onnxruntime", "torch": "torch"}
 MEAN, STD = (0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255)
 
@@ -58,7 +60,7 @@ def our_file(network):
     weights = {name: value.numpy() for name, value in network.state_dict().items() if not name.endswith("tracked")}
     weights["head.fc.weight"] = weights["head.fc.weight"].reshape(1000, -1)  # timm's head is a 1x1 convolution
     header = Header(
-        architecture=resnetv2.architecture("resnet50v2"),
+        architecture=architecture("resnet50v2"),
         preprocessing=Preprocessing(image_size=SIDE, resize=256, mean=MEAN, std=STD),
         classes=tuple(map(str, range(1000))),
     )
@@ -308,7 +310,7 @@ def start(arguments):
     """Seconds from process start to the answer for one picture."""
     seconds = {}
     with TemporaryDirectory() as folder:
-        models, (picture,) = artefacts(Path(folder)), write_pictures(Path(folder), 1)
+        models, (picture,) = artefacts(Path(folder), arguments.to), write_pictures(Path(folder), 1)
         for _ in range(arguments.repeats + 1):
             for name, path in models.items():
                 began = time.perf_counter()
@@ -318,7 +320,7 @@ def start(arguments):
     print(table([{"model": name, "s": spread(values[1:], 2)} for name, values in seconds.items()]))
 
 
-def artefacts(folder):
+def artefacts(folder, formats):
     """Write the model file and its artefacts, and return them by a name."""
     import torch
 
@@ -330,8 +332,8 @@ def artefacts(folder):
     whole = folder / "model.safetensors"
     write_model_file(whole, model_file(network, file.header, golden_pictures(SIDE), torch.device("cpu")))
     paths = {"model file": whole}
-    for to, ending in (("onnx", "onnx"), ("openvino", "xml")):
-        paths[f"artefact for {to}"] = resnetv2.export(whole, to=to, out=folder / f"{to}.{ending}").out
+    for to in formats:
+        paths[f"artefact for {to}"] = resnetv2.export(whole, to=to, out=folder / f"{to}.{ENDINGS[to]}").out
     return paths
 
 
@@ -359,19 +361,21 @@ def memory(arguments):
     print(table([{"pictures": n, "MiB": m} for n, m in zip(numbers[::2], numbers[1::2], strict=True)]))
 
 
-def int8(_arguments):
-    """Speed of eight bits and agreement of labels, calibrated and checked on noisy colours; the weights are random."""
-    from runs import write_colours
+def int8(arguments):
+    """Speed of eight bits beside float32 in the same runtime: ``export`` measures it, sixteen pictures in turns."""
+    from pictures import write_dataset
 
     rows = []
     with TemporaryDirectory() as folder:
-        model = artefacts(Path(folder))["model file"]
-        data = write_colours(Path(folder, "data"), train=12, val=2, test=4, size=SIDE)
-        for to, ending in (("openvino", "xml"), ("onnx", "onnx")):
+        model = artefacts(Path(folder), ())["model file"]
+        splits = {name: dict.fromkeys("012", count) for name, count in (("train", 12), ("val", 1), ("test", 2))}
+        data = write_dataset(Path(folder, "data"), splits, SIDE)
+        for to in arguments.to:
             options = {"int8": True, "calibrate": data, "check": data, "min_agreement": 0.0, "max_drop": 1.0}
-            report = resnetv2.export(model, to=to, out=Path(folder, f"int8.{ending}"), **options).report
+            report = resnetv2.export(model, to=to, out=Path(folder, f"int8.{ENDINGS[to]}"), **options).report
             rate = report["pictures_per_second"]
-            rows.append({"runtime": to, **{k: f"{v:.1f}" for k, v in rate.items()}, "agreement": report["agreement"]})
+            figures = {f"{precision}, pictures/s": f"{value:.1f}" for precision, value in rate.items()}
+            rows.append({"runtime": to, **figures, "int8 ÷ float32": f"{rate['int8'] / rate['float32']:.2f}"})
     print(table(rows))
 
 
@@ -385,6 +389,7 @@ def main():
     parser.add_argument("--pictures", type=int, default=64, help="files (default: 64; 10000 for memory)")
     parser.add_argument("--batch", type=int, default=32, help="of the peers' loops (default: 32)")
     parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES)[:7], help="the first is compared with")
+    parser.add_argument("--to", nargs="+", choices=ENDINGS, default=list(ENDINGS), help="artefacts of start and int8")
     arguments = parser.parse_args()
     print(json.dumps(environment("cpu")))
     TASKS[arguments.task](arguments)

@@ -1,6 +1,7 @@
 """Artefacts answer as the model file does, or are not written; each fault is injected for real."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,11 +22,14 @@ from resnetv2.weights.modelfile import Golden, Header, read_model_file, write_mo
 ENDINGS = {"onnx": "onnx", "openvino": "xml", "torch": "pt2"}
 CLASSES = ("blue", "green", "red")
 SIDE = 32
+BIAS = np.float32([0.1, 0, 0])  # what makes another network
 
 
-def write_network(path, task="classification", classes=CLASSES):
+def write_network(path, task="classification", classes=CLASSES, width_factor=0.25):
     """Write a model file of a small random network."""
-    model = resnetv2.create_model("resnet18v2", num_classes=len(classes), depths=(1, 1, 1, 1), width_factor=0.25)
+    model = resnetv2.create_model(
+        "resnet18v2", num_classes=len(classes), depths=(1, 1, 1, 1), width_factor=width_factor
+    )
     randomise(model)
     header = Header(
         architecture=model.config,
@@ -44,7 +48,7 @@ def model(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    splits = {"train": dict.fromkeys(CLASSES, 12), "test": dict.fromkeys(CLASSES, 5)}
+    splits = {name: dict.fromkeys(CLASSES, count) for name, count in (("train", 12), ("val", 1), ("test", 5))}
     return write_dataset(tmp_path_factory.mktemp("data") / "pictures", splits, 24)
 
 
@@ -100,7 +104,7 @@ def test_networks_of_every_task_are_exported_with_their_task(task, classes, tmp_
 @pytest.mark.parametrize("to", ["onnx", "openvino"])
 def test_a_network_that_answers_otherwise_is_not_written(to, model, tmp_path, monkeypatch):
     def damaged(config, preprocessing, weights):
-        return build_graph(config, preprocessing, {**weights, "head.fc.bias": weights["head.fc.bias"] + [0.1, 0, 0]})
+        return build_graph(config, preprocessing, {**weights, "head.fc.bias": weights["head.fc.bias"] + BIAS})
 
     monkeypatch.setattr(exporting, "build_graph", damaged)
     with pytest.raises(ModelFileError, match=r"nothing was written.*worst of 3 is golden sample \d: .* of the largest"):
@@ -113,7 +117,7 @@ def test_the_worst_picture_of_the_check_is_named(model, data, tmp_path, monkeypa
     promised = Golden(file.golden.pictures, file.golden.logits)
 
     def other_network(config, preprocessing, weights):  # right on the golden samples would need luck: these are few
-        return build_graph(config, preprocessing, {**weights, "head.fc.bias": weights["head.fc.bias"] + [0.1, 0, 0]})
+        return build_graph(config, preprocessing, {**weights, "head.fc.bias": weights["head.fc.bias"] + BIAS})
 
     monkeypatch.setattr(exporting, "build_graph", other_network)
     monkeypatch.setattr(exporting.Classifier, "logits", lambda *_: promised.logits)
@@ -155,6 +159,22 @@ def test_an_artefact_of_a_newer_version_says_to_upgrade(artefacts, tmp_path):
     newer.with_suffix(".bin").write_bytes(artefacts["openvino"].out.with_suffix(".bin").read_bytes())
     with pytest.raises(ModelFileError, match=r"schema version 9 .*pip install --upgrade resnetv2"):
         resnetv2.load(newer)
+
+
+KEPT = sorted(path for path in (Path(__file__).parent / "golden" / "artefacts").iterdir() if path.suffix != ".bin")
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda path: path.name)
+def test_artefacts_of_every_version_and_kind_stay_loadable(path, tmp_path):
+    assert resnetv2.verify(path).ok
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(golden_pictures(SIDE)[0])
+    assert resnetv2.predict(path, [picture], device="cpu")[0].label in CLASSES
+
+
+def test_one_artefact_of_each_kind_is_kept():
+    kinds = {(path.suffix, resnetv2.info(path)["precision"]) for path in KEPT}
+    assert kinds == {(f".{ending}", "float32") for ending in ENDINGS.values()} | {(".onnx", "int8"), (".xml", "int8")}
 
 
 def test_an_artefact_has_the_one_runtime_it_was_proved_in(artefacts):
@@ -207,8 +227,8 @@ def test_int8_says_what_it_costs_and_is_refused_beyond_the_bounds(to, model, dat
 
 
 def test_int8_needs_enough_pictures_of_the_models_classes(model, data, tmp_path):
-    few = write_dataset(tmp_path / "few", {"train": dict.fromkeys(CLASSES, 2)}, 24)
-    others = write_dataset(tmp_path / "others", {"train": {"violet": 40}}, 24)
+    few = write_dataset(tmp_path / "few", {"train": dict.fromkeys(CLASSES, 2), "val": dict.fromkeys(CLASSES, 1)}, 24)
+    others = write_dataset(tmp_path / "others", {"train": {"violet": 40}, "val": {"violet": 1}}, 24)
     for calibrate, message in ((few, "has 6 training pictures; to calibrate, 32 are the least"), (others, "violet")):
         with pytest.raises(DataError, match=message):
             resnetv2.export(model, to="onnx", out=tmp_path / "model.onnx", int8=True, calibrate=calibrate, check=data)

@@ -135,7 +135,7 @@ def open_artefact(artefact: Artefact, runtime: str = AUTO, device: str = "auto")
     if artefact.runtime == "onnx":
         from resnetv2.runtime.onnx import OnnxSession
 
-        return OnnxSession(artefact.path.read_bytes(), architecture)
+        return OnnxSession(artefact.path, architecture)
     from resnetv2.runtime.openvino import OpenVinoSession
 
     return OpenVinoSession(artefact.path, architecture)

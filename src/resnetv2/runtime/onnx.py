@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,8 @@ class OnnxSession:
     """Logits by ONNX Runtime.
 
     Args:
-        model: the bytes of an ONNX model with the names of ``runtime.graph``.
+        model: the bytes of an ONNX model with the names of ``runtime.graph``, or its file, which is read by ONNX Runtime
+            alone: a copy less.
         config: of its network.
 
     Raises:
@@ -27,7 +29,7 @@ class OnnxSession:
 
     runtime = "onnx"
 
-    def __init__(self, model: bytes, config: ResNetV2Config) -> None:
+    def __init__(self, model: bytes | Path, config: ResNetV2Config) -> None:
         self.model = model
         self.config = config
         self.sessions = {"": _open(model)}
@@ -42,7 +44,8 @@ class OnnxSession:
         if layer == POOLED:
             return self._run("", FEATURES, pictures)
         if layer not in self.sessions:
-            self.sessions[layer] = _open(self.model + encode_output(layer))
+            model = self.model if isinstance(self.model, bytes) else self.model.read_bytes()
+            self.sessions[layer] = _open(model + encode_output(layer))
         return self._run(layer, layer, pictures)
 
     def _run(self, session: str, output: str, pictures: np.ndarray) -> np.ndarray:
@@ -55,7 +58,7 @@ class OnnxSession:
         return result
 
 
-def _open(model: bytes) -> Any:
+def _open(model: bytes | Path) -> Any:
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
