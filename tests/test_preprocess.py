@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from pictures import encode, noise
 from PIL import ExifTags, Image, features
 
+from resnetv2 import preprocess
 from resnetv2.errors import ConfigError, DataError
-from resnetv2.preprocess import FITS, FORMATS, INTERPOLATION, MAX_PIXELS, Preprocessing, open_picture
+from resnetv2.preprocess import FITS, FORMATS, INTERPOLATION, MAX_PIXELS, Preprocessing, open_picture, open_pixels
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # Pillow warns of what it then refuses
 
@@ -698,3 +699,67 @@ def test_a_preprocessing_survives_json():
     )
     for one in (preprocessing, tf_slim):
         assert Preprocessing.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+
+
+# --- the same pixels, sooner ---
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"keep_rgb": True}]
+)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_pixels_are_those_of_the_picture_at_any_size_and_reduction(mode, options):
+    pytest.importorskip("simplejpeg")
+    for seed in range(12):
+        width, height = np.random.default_rng(seed).integers(1, 80, 2).tolist()
+        coarse = noise(width // 6 + 1, height // 6 + 1, seed).resize((width, height), Image.Resampling.BICUBIC)
+        data = encode(coarse.convert(mode), "JPEG", quality=30 + 5 * seed, **options)
+        for times in (1, 2, 4, 8):
+            reduction = None if times > min(width, height) else lambda *_, times=times: times
+            found = open_pixels(data, reduction)
+            np.testing.assert_array_equal(found, np.asarray(open_picture(data, reduction)))
+            assert found.dtype == np.uint8
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_are_upright(orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    data = encode(noise(40, 24), "JPEG", exif=exif)
+    np.testing.assert_array_equal(open_pixels(data), np.asarray(open_picture(data)))
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF", "BMP"])
+def test_pixels_of_other_formats_are_those_of_the_picture(format):  # noqa: A002
+    data = encode(noise(20, 30), format)
+    np.testing.assert_array_equal(open_pixels(data), np.asarray(open_picture(data)))
+
+
+def test_pixels_are_refused_where_the_picture_is_and_in_the_same_words():
+    whole = encode(noise(64, 64), "JPEG", quality=95)
+    damaged = [whole[:length] for length in range(0, len(whole), 331)]
+    damaged += [whole[:place] + b"\xff\xd9\x00" + whole[place + 3 :] for place in range(100, len(whole), 331)]
+    answered = 0
+    for data in damaged:
+        answers = []
+        for function in (open_picture, open_pixels):
+            try:
+                answers.append(np.asarray(function(data)).tobytes())
+            except DataError as error:
+                answers.append(str(error))
+        assert answers[0] == answers[1]
+        answered += isinstance(answers[0], bytes)
+    assert answered < len(damaged) / 2
+
+
+def test_simplejpeg_does_the_work_where_it_can_and_pillow_where_it_is_not_installed(monkeypatch):
+    simplejpeg = pytest.importorskip("simplejpeg")
+    calls = []
+    real = simplejpeg.decode_jpeg
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *args, **options: calls.append(1) or real(*args, **options))
+    data = encode(noise(40, 24), "JPEG")
+    pixels = open_pixels(data)
+    assert calls == [1]
+    monkeypatch.setattr(preprocess, "simplejpeg", None)
+    np.testing.assert_array_equal(open_pixels(data), pixels)
+    assert calls == [1]

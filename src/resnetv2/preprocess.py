@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from typing import Protocol
@@ -18,6 +19,11 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from resnetv2.errors import ConfigError, DataError, unknown
 from resnetv2.plain import Plain
+
+try:
+    import simplejpeg
+except ImportError:  # it is quicker, and nothing else: Pillow gives the same pixels
+    simplejpeg = None
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
 SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
@@ -38,7 +44,9 @@ SAMPLING = {  # of which filters each is published
 }
 CROP_OFFSET: dict[str, Callable[[float], int]] = {"round": round, "floor": math.floor}
 
-_ON_ITS_SIDE = range(5, 9)  # EXIF orientations that swap width and height
+_TURNED = range(2, 9)  # EXIF orientations that are not upright, and those of them …
+_ON_ITS_SIDE = range(5, 9)  # … that swap width and height
+_BLOCK = 8  # pixels of a JPEG's blocks; of smaller pictures, different reductions have one size
 
 Image.init()  # every plugin, now: Pillow would load them at the first rare format, which is not safe among threads
 
@@ -207,19 +215,45 @@ def open_picture(source: Readable | bytes, reduction: Callable[[int, int], int] 
     Raises:
         DataError: unreadable, empty, truncated, too large, or no picture; the message says which, without the path.
     """
+    data = _read(source)
+    with _opened(data) as image:
+        if reduction is not None:
+            _reduce(image, reduction)
+        return _finish(image)
+
+
+def open_pixels(source: Readable | bytes, reduction: Callable[[int, int], int] | None = None) -> np.ndarray:
+    """Return the pixels of ``open_picture``, uint8 (H, W, 3), to the bit; of most JPEGs sooner.
+
+    simplejpeg decodes straight into the array where it is installed. Whatever it does not take, or finds fault with,
+    is Pillow's to decode or to refuse. For training: one path less to trust where figures are made.
+    """
+    data = _read(source)
+    with _opened(data) as image:
+        full = image.size
+        if reduction is not None:
+            _reduce(image, reduction)
+        pixels = _decode_jpeg(data, image, full)
+        return np.asarray(_finish(image)) if pixels is None else pixels
+
+
+def _read(source: Readable | bytes) -> bytes:
     try:
         data = source if isinstance(source, bytes) else source.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise DataError(getattr(error, "strerror", None) or str(error)) from error
     if not data:
         raise DataError("the file is empty")
+    return data
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """Yield a picture whose header is read; what it raises in the block tells what is wrong with the file."""
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check_budget(image)
-            if reduction is not None:
-                _reduce(image, reduction)
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            yield image
     except DataError:
         raise
     except Image.DecompressionBombError as error:
@@ -230,18 +264,48 @@ def open_picture(source: Readable | bytes, reduction: Callable[[int, int], int] 
         raise DataError(f"damaged picture: {error or type(error).__name__}") from error
 
 
+def _finish(image: Image.Image) -> Image.Image:
+    image.load()
+    return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def _decode_jpeg(data: bytes, image: Image.Image, full: tuple[int, int]) -> np.ndarray | None:
+    """Return the pixels of an upright JPEG as large as ``image`` is drafted; None for what Pillow should look at.
+
+    Args:
+        data: the file.
+        image: its header.
+        full: width and height of the whole picture.
+    """
+    is_plain = image.format == "JPEG" and image.mode in ("RGB", "L") and _orientation(image) not in _TURNED
+    if simplejpeg is None or not is_plain or min(full) < _BLOCK:
+        return None
+    width, height = image.size
+    least = {} if image.size == full else {"min_width": width, "min_height": height}
+    try:
+        pixels: np.ndarray = simplejpeg.decode_jpeg(data, buffer=np.empty((height, width, 3), np.uint8), **least)
+    except ValueError:  # what libjpeg only warns of, and Pillow may take
+        return None
+    return pixels if pixels.shape == (height, width, 3) else None
+
+
 def _check_budget(image: Image.Image) -> None:
     if image.width * image.height > MAX_PIXELS:
         raise DataError(f"{image.width}×{image.height} pixels, more than the {MAX_PIXELS:,} allowed")
 
 
 def _reduce(image: Image.Image, reduction: Callable[[int, int], int]) -> None:
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    orientation = _orientation(image)
     size = image.size[::-1] if orientation in _ON_ITS_SIDE else image.size
     times = reduction(*size)
     is_whole = not any(side % times for side in size)  # else the last pixels are cut off, and turning brings them first
     if image.format == "JPEG" and times > 1 and (is_whole or orientation == 1):
         image.draft(None, (image.width // times, image.height // times))
+
+
+def _orientation(image: Image.Image) -> int:
+    orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

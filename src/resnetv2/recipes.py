@@ -84,6 +84,7 @@ RULES: dict[str, Rule] = {
     "seed": _whole(0),
     "device": _name,
     "workers": _optional(_whole(1)),
+    "workers_in": Rule("'threads' or 'processes'", lambda v: v in ("threads", "processes")),
     "cache_mb": _whole(0),
     "save_minutes": _amount,
     "class_weights": Rule("'none' or 'balanced'", lambda v: v in ("none", "balanced")),
@@ -133,7 +134,8 @@ class TrainConfig(Plain):
     dct_scaling: bool = True  # decode a JPEG 2, 4 or 8 times smaller where its crop keeps enough pixels
     seed: int = 0
     device: str = "auto"  # "auto" | "cpu" | "cuda" | "cuda:1" | "mps"
-    workers: int | None = None  # threads that decode; None: one for each processor, at most 8
+    workers: int | None = None  # how many decode; None: one for each processor, at most 8
+    workers_in: str = "threads"  # "processes" decode training pictures in processes of their own, and keep none decoded
     cache_mb: int = 256  # memory (2^20 bytes) for small pictures kept decoded; the 50,000 of CIFAR-10 take 159
     save_minutes: float = 1.0  # between two checkpoints
     class_weights: str = "none"  # of the loss; "balanced": in inverse proportion to the class's training pictures

@@ -1,4 +1,4 @@
-"""Batches of decoded pictures: the same ones for any number of worker threads, from any position of an epoch.
+"""Batches of decoded pictures: the same ones for any number of workers, from any position of an epoch.
 
 Every random choice about a sample comes from (seed, epoch, sample, how often it came before), so nothing needs to be
 remembered to go on where a run stopped but the epoch and the number of batches taken.
@@ -7,27 +7,22 @@ remembered to go on where a run stopped but the epoch and the number of batches 
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from PIL import Image
 
-from resnetv2.data.augment import Augment, View
+from resnetv2.data.augment import Augment
+from resnetv2.data.crews import Begin, Budget, Finish, Processes, Threads
+from resnetv2.data.decoding import Decoder, Task
 from resnetv2.data.index import Samples
 from resnetv2.data.sampling import ORDERS, count_repeats
-from resnetv2.errors import DataError
-from resnetv2.preprocess import Preprocessing, open_picture
+from resnetv2.preprocess import Preprocessing
 
 _AHEAD = 3  # batches decoded before they are asked for, fewer where they would take more than …
 _AHEAD_BYTES = 2**28
-_AT_ONCE = 8  # pictures a thread takes in one go at most: handing over tiny ones singly costs as much as decoding them
-_OBJECT_BYTES = 256  # what Python adds to a kept array
 
 
 @dataclass(frozen=True)
@@ -39,25 +34,6 @@ class Batch:
     indices: np.ndarray
 
 
-class Budget:
-    """Bytes of memory that loaders may fill with decoded pictures, shared among them.
-
-    Args:
-        size: in bytes.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.left = size
-        self._lock = threading.Lock()
-
-    def take(self, size: int) -> bool:
-        """Spend ``size`` bytes, if they are left."""
-        with self._lock:
-            fits = size <= self.left
-            self.left -= size if fits else 0
-            return fits
-
-
 class Loader:
     """Batches of one split.
 
@@ -67,12 +43,13 @@ class Loader:
         preprocessing: what is done to a picture when it is not augmented, and the size when it is.
         augment: None for evaluation: every picture once, in order.
         seed: of order and augmentation.
-        workers: decoding threads.
+        workers: how many decode.
         budget: of memory for decoded pictures, so that later epochs need not decode them; None keeps none. Those of
             less than twice the network's side are kept until the budget is spent, and then for good: an epoch wants
             each once, so whatever is dropped for another is missed the next time.
         sampling: a key of ORDERS, for augmented pictures: "natural" takes each once an epoch, "balanced" as many in
             all, but from every class equally many.
+        workers_in: "threads", or "processes" of their own, which keep nothing decoded.
     """
 
     def __init__(
@@ -85,18 +62,16 @@ class Loader:
         workers: int | None = None,
         budget: Budget | None = None,
         sampling: str = "natural",
+        workers_in: str = "threads",
     ) -> None:
         self.samples = samples
-        self.preprocessing = preprocessing
-        self.augment = augment
+        self.decoder = Decoder(preprocessing, augment)
         self.seed = seed
         self.workers = workers or min(os.cpu_count() or 1, 8)
-        self.budget = budget or Budget(0)
+        threads = Threads(self.workers, budget or Budget(0))
+        self.crew = Processes(self.workers, threads) if workers_in == "processes" else threads
         self.bounds = batch_bounds(len(samples), batch_size, least=1 if augment is None else 2)
         self.order = ORDERS[sampling]
-        self.seconds = 0.0  # that threads have worked, all of them together
-        self._kept: dict[int, np.ndarray] = {}
-        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.bounds)
@@ -109,72 +84,36 @@ class Loader:
         """
         order = (
             np.arange(len(self.samples))
-            if self.augment is None
+            if self.decoder.augment is None
             else self.order(self.samples.labels, np.random.default_rng((self.seed, epoch, 0)))
         )
         repeats = count_repeats(order)
-        with ThreadPoolExecutor(self.workers) as pool:
-            waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
-            try:
-                for low, high in self.bounds[start:]:
-                    waiting.append(self._begin(pool, order[low:high], repeats[low:high], epoch))
-                    if len(waiting) > self._ahead(high - low):
-                        yield _finish(*waiting.popleft())
-                while waiting:
-                    yield _finish(*waiting.popleft())
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        bounds = self.bounds[start:]
+        size = max((high - low for low, high in bounds), default=0) * 3 * self.decoder.preprocessing.image_size**2
+        ahead = max(1, min(_AHEAD, _AHEAD_BYTES // max(size, 1)))
+        waiting: deque[tuple[np.ndarray, Finish]] = deque()
+        with self.crew.at_work(ahead + 1, size) as begin:
+            for low, high in bounds:
+                waiting.append((order[low:high], self._begin(begin, order[low:high], repeats[low:high], epoch)))
+                if len(waiting) > ahead:
+                    yield self._finish(*waiting.popleft())
+            while waiting:
+                yield self._finish(*waiting.popleft())
 
-    def _ahead(self, pictures: int) -> int:
-        return max(1, min(_AHEAD, _AHEAD_BYTES // (pictures * 3 * self.preprocessing.image_size**2)))
+    @property
+    def seconds(self) -> float:
+        """What the workers have worked, all of them together."""
+        return self.crew.seconds
 
-    def _begin(
-        self, pool: ThreadPoolExecutor, indices: np.ndarray, repeats: np.ndarray, epoch: int
-    ) -> tuple[Batch, list[Future[None]]]:
-        side = self.preprocessing.image_size
-        batch = Batch(np.empty((len(indices), side, side, 3), np.uint8), self.samples.labels[indices], indices)
-        step = max(1, min(_AT_ONCE, len(indices) // self.workers))
-        parts = [range(low, min(low + step, len(indices))) for low in range(0, len(indices), step)]
-        return batch, [pool.submit(self._fill, batch, part, repeats, epoch) for part in parts]
+    def _begin(self, begin: Begin, indices: np.ndarray, repeats: np.ndarray, epoch: int) -> Finish:
+        tasks = []
+        for index, repeat in zip(indices.tolist(), repeats.tolist(), strict=True):
+            draw = (self.seed, epoch, 1, index, *([repeat] if repeat else []))
+            tasks.append(Task(index, self.samples.paths[index], draw))
+        return begin(self.decoder, tasks)
 
-    def _fill(self, batch: Batch, places: range, repeats: np.ndarray, epoch: int) -> None:
-        began = time.perf_counter()
-        for place in places:
-            batch.pictures[place] = self._picture(int(batch.indices[place]), int(repeats[place]), epoch)
-        with self._lock:
-            self.seconds += time.perf_counter() - began
-
-    def _picture(self, index: int, repeat: int, epoch: int) -> np.ndarray:
-        kept, size = self._kept.get(index), self.preprocessing.image_size
-        if self.augment is None:
-            return self._keep(index, self.preprocessing(self._open(index))) if kept is None else kept
-        rng = np.random.default_rng((self.seed, epoch, 1, index, *([repeat] if repeat else [])))
-        if kept is not None:
-            return self.augment(Image.fromarray(kept), size, rng)
-        view = View(self.augment, size, rng)
-        picture = self._open(index, view)
-        if max(view.full) < 2 * size:  # never decoded smaller, so these are its only pixels
-            self._keep(index, np.asarray(picture))
-        return view.cut(picture)
-
-    def _open(self, index: int, view: View | None = None) -> Image.Image:
-        path = self.samples.paths[index]
-        try:
-            return open_picture(path, None if view is None else view.choose)
-        except DataError as error:
-            raise DataError(f"cannot read {path}: {error}") from error
-
-    def _keep(self, index: int, pixels: np.ndarray) -> np.ndarray:
-        with self._lock:  # a balanced epoch may have two threads decode one picture at once
-            if index not in self._kept and self.budget.take(pixels.nbytes + _OBJECT_BYTES):
-                self._kept[index] = pixels.copy()  # it may be a part of something larger
-        return pixels
-
-
-def _finish(batch: Batch, futures: list[Future[None]]) -> Batch:
-    for future in futures:
-        future.result()
-    return batch
+    def _finish(self, indices: np.ndarray, finish: Finish) -> Batch:
+        return Batch(finish(), self.samples.labels[indices], indices)
 
 
 def batch_bounds(count: int, batch_size: int, least: int = 1) -> list[tuple[int, int]]:

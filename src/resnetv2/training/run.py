@@ -24,8 +24,9 @@ import resnetv2
 from resnetv2.console import counting, printable, talk
 from resnetv2.data.augment import Augment
 from resnetv2.data.check import Report, check_pictures, readable_index
+from resnetv2.data.crews import Budget
 from resnetv2.data.index import Index, read_index, read_saved_index
-from resnetv2.data.load import Batch, Budget, Loader
+from resnetv2.data.load import Batch, Loader
 from resnetv2.data.manifest import shorten
 from resnetv2.data.sampling import balanced_weights
 from resnetv2.errors import ConfigError, DataError, Error, Interrupted
@@ -34,7 +35,7 @@ from resnetv2.files import write_json
 from resnetv2.model import ResNetV2
 from resnetv2.preprocess import Preprocessing, open_picture
 from resnetv2.recipes import TrainConfig
-from resnetv2.runtime.pytorch import Normalize, choose_device, model_file, place
+from resnetv2.runtime.pytorch import Normalize, choose_device, choose_resize, model_file, place
 from resnetv2.training.checkpoint import Progress, State, list_checkpoints, read_newest, restore, save_checkpoint
 from resnetv2.training.display import Display
 from resnetv2.training.mix import Mix
@@ -45,7 +46,7 @@ from resnetv2.weights.modelfile import Header, write_model_file
 GOLDEN_SAMPLES = 4
 _LEFT_OUT = 20  # unreadable pictures told one by one; check.json has them all
 # Settings a resumed run may change: where it runs, not what it does.
-MOVABLE = ("device", "workers", "cache_mb", "save_minutes")
+MOVABLE = ("device", "workers", "workers_in", "cache_mb", "save_minutes")
 DESCRIPTION = {"index.csv", "environment.json", "check.json"}  # what a run that never began may have left
 
 
@@ -231,9 +232,18 @@ class Run:
             auto_augment=config.auto_augment,
             random_erasing=config.random_erasing,
             dct_scaling=config.dct_scaling,
+            resize=choose_resize(),
         )
         self.train_loader = Loader(
-            train, batch, self.preprocessing, augment, config.seed, workers, budget, config.sampling
+            train,
+            batch,
+            self.preprocessing,
+            augment,
+            config.seed,
+            workers,
+            budget,
+            config.sampling,
+            config.workers_in,
         )
         self.val_loader = Loader(val, batch, self.preprocessing, workers=workers, budget=budget)
         self.pictures = {"sha256": index.digest(), "pictures": index.counts()}  # what the run reads
