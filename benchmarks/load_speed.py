@@ -95,12 +95,12 @@ def rate(batches, pictures_of):
     return count / (time.perf_counter() - start)
 
 
-def ours(samples, size, batch, workers, dct_scaling=True, budget=0, workers_in="threads"):
+def ours(samples, size, batch, workers, dct_scaling=True, budget=0, worker_type="threads"):
     """Return the pictures a second of an epoch; with a budget of the second one."""
     augment = Augment(scale=SCALE, ratio=RATIO, hflip=0.5, dct_scaling=dct_scaling, resize=choose_resize())
     settings = Preprocessing(image_size=size, resize=size)
-    loader = Loader(samples, batch, settings, augment, 0, workers, Budget(budget), workers_in=workers_in)
-    if budget or workers_in == "processes":  # what is kept, or started, for all epochs
+    loader = Loader(samples, batch, settings, augment, 0, workers, Budget(budget), worker_type=worker_type)
+    if budget or worker_type == "processes":  # what is kept, or started, for all epochs
         list(loader.batches())
     return rate(loader.batches(epoch=1), lambda batch: len(batch.labels))
 
@@ -140,7 +140,7 @@ def main():
         "bare": bare,
         "ours": ours,
         "ours, whole decode": lambda *a: ours(*a, dct_scaling=False),
-        "ours, processes": lambda *a: ours(*a, workers_in="processes"),
+        "ours, processes": lambda *a: ours(*a, worker_type="processes"),
         "DataLoader": dataloader,
     }
     if arguments.keep_mb:

@@ -10,7 +10,7 @@ from PIL import Image
 from runs import SETTINGS, TINY, write_colours
 
 import resnetv2
-from resnetv2.data.check import KINDS, SEVERITIES
+from resnetv2.data.check import KINDS, SEVERITIES, check_pictures
 from resnetv2.data.index import read_index
 from resnetv2.errors import ConfigError, DataError, Error
 
@@ -378,3 +378,21 @@ def test_beyond_twenty_unreadable_pictures_are_counted(tmp_path, count):
     assert sum(line.endswith("the file is empty") for line in lines) == 20
     assert (f"  … and {count - 20} more" in lines) == (count > 20)
     assert np.all([line.startswith("  ") for line in lines[1:-1]])
+
+
+def test_numbers_may_differ_in_pictures_that_are_nearly_the_same_but_not_in_the_same_picture(tmp_path):
+    picture = noise(12, 12).resize((96, 96))
+    near = picture.resize((90, 90)).resize((96, 96))
+    for name, image in (("0", picture), ("1", near), ("2", picture), ("3", noise(96, 96))):
+        write_picture(tmp_path / f"{name}.png", image)
+    for column, labels, expected in (
+        ("target", {0: 1, 1: 2, 2: 1, 3: 4}, set()),
+        ("target", {0: 1, 2: 2, 3: 4}, {"conflict"}),
+        ("labels", {0: "a", 1: "a|b", 2: "a", 3: ""}, {"conflict_near"}),
+    ):
+        rows = [f"image_path,{column}", *(f"{i}.png,{label}" for i, label in labels.items())]
+        (tmp_path / "list.csv").write_text("\n".join(rows))
+        _, _, report = check_pictures(read_index(tmp_path / "list.csv"), tmp_path / "list.csv")
+        found = {finding.kind for finding in report.findings}
+        assert found & {"conflict", "conflict_near"} == expected
+        assert report.to_dict()["task"] == ("regression" if column == "target" else "multilabel")

@@ -20,6 +20,7 @@ from resnetv2.config import DIALECTS, architecture
 from resnetv2.conversion import write_checkpoint
 from resnetv2.conversion.recognition import PUBLISHERS
 from resnetv2.conversion.rules import write
+from resnetv2.imagenet_recipes import IMAGENET_RECIPES
 from resnetv2.recipes import TrainConfig
 from resnetv2.shapes import tensor_shapes
 
@@ -130,16 +131,18 @@ def test_the_file_tree_in_the_readme_names_what_exists():
 def test_the_documents_name_every_command_and_every_dialect():
     everything = "\n".join((ROOT / document).read_text(encoding="utf-8") for document in [*DOCUMENTS, "CHANGELOG.md"])
     for module in COMMANDS:
-        assert f"resnetv2 {module.__name__.rsplit('.', 1)[-1]}" in everything
+        assert f"resnetv2 {module.__name__.rsplit('.', 1)[-1].replace('_', '-')}" in everything
     for dialect in DIALECTS:
         assert f"| `{dialect}` |" in (ROOT / "docs" / "dialects.md").read_text(encoding="utf-8")
 
 
 def test_the_training_guide_states_the_recipe_in_force():
     text = (ROOT / "docs" / "train.md").read_text(encoding="utf-8")
-    config = TrainConfig()
+    config = TrainConfig().fitted("classification", ("cat", "dog"))
     assert f"momentum {config.momentum}" in text
     assert f"label smoothing {config.label_smoothing}" in text
     assert "weight decay 5e-4" in text
     assert config.weight_decay == 5e-4
     assert TrainConfig(batch_size=256).peak_lr == 0.2
+    for name, recipe in IMAGENET_RECIPES.items():
+        assert f"| `{name}` | {recipe.source} | {recipe.published}; {recipe.cost} | {recipe.differs} |" in text

@@ -309,12 +309,26 @@ def test_a_picture_that_two_threads_decode_at_once_is_paid_for_once(samples, mon
     assert budget.left == 10**6 - spent
 
 
+# --- in another size ---
+
+
+@pytest.mark.parametrize("size", [4, 8, 13])
+def test_batches_of_another_size_are_the_same_pictures_in_that_size(samples, size):
+    loader = Loader(samples, 4, SIZE, AUGMENT, seed=3)
+    as_is, other = list(loader.batches(5)), list(loader.batches(5, size=size))
+    assert [b.labels.tolist() for b in other] == [b.labels.tolist() for b in as_is]
+    assert {b.pictures.shape[1:] for b in other} == {(size, size, 3)}
+    fixed = Loader(samples, 4, replace(SIZE, image_size=size, resize=13), AUGMENT, seed=3)
+    assert listed(other) == listed(fixed.batches(5))
+    assert listed(loader.batches(5, start=2, size=size)) == listed(other)[2:]
+
+
 # --- processes ---
 
 
 @pytest.fixture(scope="module")
 def two_processes(samples):
-    return Loader(samples, 4, SIZE, AUGMENT, 3, 2, workers_in="processes")
+    return Loader(samples, 4, SIZE, AUGMENT, 3, 2, worker_type="processes")
 
 
 def test_processes_give_the_bits_of_threads_from_any_position(samples, two_processes):
@@ -345,14 +359,14 @@ def test_shared_memory_lasts_as_long_as_the_iteration(two_processes):
 def test_a_bad_picture_is_named_by_processes_too_and_the_next_epoch_can_begin(samples, tmp_path):
     bad = tmp_path / "bad.png"
     bad.write_bytes(encode(noise(50, 50))[:1000])
-    loader = Loader(Samples([*samples.paths[:3], bad], samples.labels[:4]), 2, SIZE, workers=1, workers_in="processes")
+    loader = Loader(Samples([*samples.paths[:3], bad], samples.labels[:4]), 2, SIZE, workers=1, worker_type="processes")
     for _ in range(2):
         with pytest.raises(DataError, match=f"^cannot read {re.escape(str(bad))}: damaged picture"):
             list(loader.batches())
 
 
 def test_a_process_that_dies_is_told_and_threads_give_the_same_bits(samples, capsys):
-    loader = Loader(samples, 2, SIZE, AUGMENT, 3, 2, workers_in="processes")
+    loader = Loader(samples, 2, SIZE, AUGMENT, 3, 2, worker_type="processes")
     batches = loader.batches(1)
     found = [next(batches)]
     for worker in list(loader.crew.pool._processes.values()):
@@ -367,7 +381,7 @@ def test_where_no_process_can_be_started_threads_do_the_work_and_that_is_said_on
         raise OSError("no semaphores")
 
     monkeypatch.setattr(crews, "ProcessPoolExecutor", refuse)
-    loader = Loader(samples, 4, SIZE, AUGMENT, 3, 2, workers_in="processes")
+    loader = Loader(samples, 4, SIZE, AUGMENT, 3, 2, worker_type="processes")
     expected = listed(Loader(samples, 4, SIZE, AUGMENT, 3, 2).batches(1))
     assert listed(loader.batches(1)) == listed(loader.batches(1)) == expected
     said = "warning: worker processes cannot be started here (no semaphores): decoding in threads instead\n"
@@ -377,7 +391,7 @@ def test_where_no_process_can_be_started_threads_do_the_work_and_that_is_said_on
 def test_where_shared_memory_is_too_small_threads_do_the_work(samples, monkeypatch, capsys):
     monkeypatch.setattr(crews, "_SHARED", Path(__file__).parent)
     monkeypatch.setattr(crews.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
-    loader = Loader(samples, 4, SIZE, AUGMENT, 3, 1, workers_in="processes")
+    loader = Loader(samples, 4, SIZE, AUGMENT, 3, 1, worker_type="processes")
     assert listed(loader.batches(1)) == listed(Loader(samples, 4, SIZE, AUGMENT, 3, 2).batches(1))
     assert "has less than the 3,072 bytes of shared memory" in capsys.readouterr().err
 
@@ -393,7 +407,7 @@ if __name__ == "__main__":
     samples = read_index(Path(sys.argv[1])).split("all")
     augment = Augment(scale=(0.3, 1.0), ratio=(0.75, 4 / 3), hflip=0.5)
     size = Preprocessing(image_size=8, resize=9)
-    loader = Loader(samples, 2, size, augment, workers=2, workers_in="processes")
+    loader = Loader(samples, 2, size, augment, workers=2, worker_type="processes")
     try:
         for epoch in range(10_000):
             for batch in loader.batches(epoch):

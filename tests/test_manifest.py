@@ -95,7 +95,7 @@ def test_a_damaged_size_or_hash_is_told_with_its_line(folder, saved, column, val
 def test_what_was_written_is_read(tmp_path):
     rows = [Row("a\nb.png", " cat ", "train", 'say "q"', 3, bytes(range(32))), Row("c,.png", "dog", "val")]
     write_manifest(tmp_path / "x.csv", rows, tmp_path)
-    assert read_saved_manifest(tmp_path / "x.csv", tmp_path, lambda _: True) == rows
+    assert read_saved_manifest(tmp_path / "x.csv", tmp_path, lambda _: True) == (rows, "classification")
 
 
 # --- groups that a list names ---

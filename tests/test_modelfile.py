@@ -1,12 +1,14 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from pictures import encode, noise, write_picture
 from safetensors.numpy import save_file
 
+import resnetv2
 from resnetv2.config import architecture
 from resnetv2.errors import ConfigError, ModelFileError
 from resnetv2.preprocess import Preprocessing
@@ -19,7 +21,7 @@ from resnetv2.weights.modelfile import (
     read_model_file,
     write_model_file,
 )
-from resnetv2.weights.sealed import read_sealed, write_sealed
+from resnetv2.weights.sealed import read_seal, read_sealed, write_sealed
 
 CLASSES = ("cat", "dog", "Käse 🧀")
 HEADER = Header(
@@ -102,11 +104,12 @@ def test_many_golden_samples_keep_their_order(path):
 def test_the_header_is_json_that_says_what_the_file_is():
     values = json.loads(json.dumps(HEADER.to_dict()))
     assert values["kind"] == "model"
-    assert values["schema_version"] == SCHEMA_VERSION == 1
+    assert values["schema_version"] == SCHEMA_VERSION == 2
     assert values["classes"] == list(CLASSES)
     assert set(values) == {
         "kind",
         "schema_version",
+        "task",
         "architecture",
         "preprocessing",
         "classes",
@@ -188,22 +191,34 @@ def test_golden_samples_that_do_not_fit_together_are_refused(reseal, change):
 
 # --- headers of other writers ---
 
-FIELDS = ("kind", "schema_version", "architecture", "preprocessing", "classes", "provenance", "metrics")
+FIELDS = ("kind", "schema_version", "task", "architecture", "preprocessing", "classes", "provenance", "metrics")
 
 
-@pytest.mark.parametrize("version", [2, 3, 10**6])
+@pytest.mark.parametrize("version", [3, 10**6])
 def test_a_newer_file_says_how_to_upgrade_whatever_else_it_holds(path, reseal, version):
     reseal(lambda header, _: header.update(schema_version=version, classes={"new": "form"}, more=5))
     data = path.read_bytes()
     path.write_bytes(data[:-1] + b"\xaa")  # its digest may be another one, too
     assert_refused(
-        path, f"has schema version {version} and this resnetv2 reads up to 1: pip install --upgrade resnetv2"
+        path, f"has schema version {version} and this resnetv2 reads up to 2: pip install --upgrade resnetv2"
     )
 
 
 @pytest.mark.parametrize("name", FIELDS)
 def test_a_header_without_a_field_is_refused(reseal, name):
     assert_refused(reseal(lambda header, _: header.pop(name)), "no model file" if name == "kind" else name)
+
+
+def test_a_file_of_the_first_version_is_read_and_keeps_its_promise():
+    path = Path(__file__).parent / "golden" / "model-v1.safetensors"
+    assert read_seal(path)["schema_version"] == 1
+    header = read_header(path)
+    assert (header.task, header.classes) == ("classification", ("a", "b", "c"))
+    assert resnetv2.verify(path, device="cpu").ok
+
+
+def test_a_task_that_does_not_exist_is_refused(reseal):
+    assert_refused(reseal(lambda header, _: header.update(task="regresion")), "did you mean 'regression'")
 
 
 def test_a_header_with_an_unknown_field_is_refused(reseal):
@@ -253,7 +268,7 @@ def test_class_names_that_are_no_texts_are_refused(reseal, classes):
 def test_a_deeply_nested_header_is_refused(path):
     for depth in (300, 600, 900, 100_000):
         nested = '{"a":' * depth + "1" + "}" * depth
-        text = f'{{"kind": "model", "schema_version": 1, "architecture": {nested}, "preprocessing": {nested}}}'
+        text = f'{{"kind": "model", "schema_version": 2, "architecture": {nested}, "preprocessing": {nested}}}'
         save_file({}, path, {"resnetv2": text})
         assert_refused(path, "damaged header")
 

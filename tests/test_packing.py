@@ -92,7 +92,7 @@ def test_batches_and_trained_weights_are_those_of_the_folder(colours, tmp_path, 
     runs = [resnetv2.train(data, out=tmp_path / f"run-{data.name}", set=TINY, **settings) for data in (colours, packed)]
     for name in ("best.safetensors", "last.safetensors", "metrics.jsonl", "config.json"):
         assert (runs[0].out / name).read_bytes() == (runs[1].out / name).read_bytes(), name
-    lists = [read_saved_manifest(run.out / "index.csv", colours, lambda _: True) for run in runs]
+    lists = [read_saved_manifest(run.out / "index.csv", colours, lambda _: True)[0] for run in runs]
     assert lists[0] == lists[1], "apart from where the data is"
     assert resnetv2.train(packed, out=runs[1].out, resume=True) == runs[1]
     reports = [resnetv2.evaluate(runs[0].best, data, device="cpu") for data in (colours, packed)]

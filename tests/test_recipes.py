@@ -1,5 +1,6 @@
 import json
-from dataclasses import fields
+import re
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
@@ -35,7 +36,7 @@ ALLOWED = {
     "momentum": [0, 0.999],
     "weight_decay": [0, 2],
     "warmup_epochs": [0, 0.5],
-    "label_smoothing": [0, 0.999],
+    "label_smoothing": [None, 0, 0.999],
     "ema_decay": [0, 0.999],
     "ema_every": [1, 100],
     "drop_rate": [0, 0.999],
@@ -45,7 +46,7 @@ ALLOWED = {
     "hflip": [None, 0, 1],
     "crop_scale": [None, (0.1, 1), (1, 1), (0.7, 4)],
     "crop_ratio": [(1, 1), (0.01, 100)],
-    "auto_augment": ["none", "trivial", "rand"],
+    "auto_augment": ["none", "trivial", "rand", "rand-m0", "rand-m10"],
     "random_erasing": [0, 0.25, 1],
     "mixup": [0, 0.2, 1],
     "cutmix": [0, 1.0],
@@ -55,10 +56,31 @@ ALLOWED = {
     "workers": [None, 1, 100],
     "cache_mb": [0, 4096],
     "save_minutes": [0, 0.1],
-    "class_weights": ["none", "balanced"],
-    "sampling": ["natural", "balanced"],
+    "class_weights": ["none", "balanced", "effective"],
+    "sampling": ["natural", "balanced", "repeated"],
     "group_by": [None, "patient", r"^(\d+)-"],
     "on_bad_image": ["error", "skip"],
+    "recipe": ["scratch", "rsb-a1", "ffcv-16"],
+    "weights": [None, "model.safetensors"],
+    "task": [None, "classification", "multilabel", "regression"],
+    "start_image_size": [None, 32, 224],
+    "resize_ramp": [(0, 1), (0.5, 0.5)],
+    "val_image_size": [None, 32, 480],
+    "crop_pct": [None, 0.875, 1],
+    "grad_accum_steps": [1, 16],
+    "optimizer": ["sgd", "adamw", "lamb"],
+    "schedule": ["cosine", "linear", "step", "constant"],
+    "layer_decay": [0.5, 1],
+    "l2_sp": [0],
+    "clip_grad": [None, 0.1, 5],
+    "loss": [None, "cross_entropy", "bce", "mse", "smooth_l1"],
+    "bn": ["train", "frozen", "recalibrate"],
+    "sync_bn": [True, False],
+    "amp": ["off", "bf16", "fp16"],
+    "compile": [True, False],
+    "views": [1, 8],
+    "features_gb": [0, 0.5],
+    "track": ["auto", "none", "tensorboard", "wandb", "mlflow"],
 }
 REFUSED = {
     "arch": ["resnet5v2", 5, None, ["resnet50v2"], True],
@@ -71,7 +93,7 @@ REFUSED = {
     "momentum": [1, -0.1, "x", NAN, None],
     "weight_decay": [-1e-9, "x", NAN, INF, None],
     "warmup_epochs": [-1, "x", INF, None],
-    "label_smoothing": [1, -0.1, None],
+    "label_smoothing": [1, -0.1, "x"],
     "ema_decay": [1, 1.5, -0.1, "x"],
     "ema_every": [0, 0.5, "x", None],
     "drop_rate": [1, -0.1, "x"],
@@ -81,7 +103,7 @@ REFUSED = {
     "hflip": [-0.1, 1.1, "x", True, NAN],
     "crop_scale": [0.5, (0.5,), (0, 1), (0.9, 0.1), (0.5, 4.1), (0.1, 0.2, 0.3), "ab", ("a", "b"), (NAN, 1)],
     "crop_ratio": [None, 1, (0, 1), (2, 1), (1, 101), (1, NAN), "ab"],
-    "auto_augment": ["randaugment", None, True, ["rand"]],
+    "auto_augment": ["randaugment", None, True, ["rand"], "rand-m11", "trivial-m3", "rand-m"],
     "random_erasing": [-0.1, 1.1, "x", None, NAN],
     "mixup": [-0.1, "x", None, NAN, INF, True],
     "cutmix": [-0.1, "x", None, NAN, INF, True],
@@ -95,6 +117,27 @@ REFUSED = {
     "sampling": ["random", 1, None],
     "group_by": ["", 3, True],
     "on_bad_image": ["ignore", True, None],
+    "recipe": [5, None, ["scratch"]],
+    "weights": [5, True],
+    "task": ["detection", 5],
+    "start_image_size": [31, 64.0, "64"],
+    "resize_ramp": [0.5, (0.5,), (0.8, 0.4), (-0.1, 1), (0, 1.1), None],
+    "val_image_size": [31, 64.0, "64"],
+    "crop_pct": [0, 1.1, "x", True],
+    "grad_accum_steps": [0, 1.5, None, True],
+    "optimizer": ["adam", None, 5],
+    "schedule": ["poly", None, 5],
+    "layer_decay": [0, 1.1, "x", None],
+    "l2_sp": [-0.1, "x", None, NAN],
+    "clip_grad": [0, -1, "x", INF],
+    "loss": ["focal", 5],
+    "bn": ["freeze", None, True],
+    "sync_bn": [1, None],
+    "amp": ["fp8", True, None],
+    "compile": [1, None],
+    "views": [0, 1.5, None],
+    "features_gb": [-1, "x", None, NAN],
+    "track": ["all", None, True],
 }
 
 
@@ -163,35 +206,60 @@ def test_a_model_field_that_is_a_setting_elsewhere_is_unknown(name):
 
 @pytest.mark.parametrize("classes", [list("0123456789"), ["A", "b"], ["AB", "7"], ["é", "日本"]])
 def test_characters_are_neither_mirrored_nor_cropped_hard(classes):
-    fitted = TrainConfig().fitted(classes)
+    fitted = TrainConfig().fitted("classification", classes)
     assert fitted.hflip == 0
     assert fitted.crop_scale == (0.7, 1.3)
 
 
 @pytest.mark.parametrize("classes", [["cat", "dog"], ["7", "cat"], ["10", "100"]])
 def test_photographs_are_mirrored_and_cropped_hard(classes):
-    fitted = TrainConfig().fitted(classes)
+    fitted = TrainConfig().fitted("classification", classes)
     assert fitted.hflip == 0.5
     assert fitted.crop_scale == (0.35, 1.0)
 
 
 @pytest.mark.parametrize("classes", [["0", "1"], ["cat", "dog"]])
 def test_what_was_chosen_stays(classes):
-    config = TrainConfig(lr=0.3, hflip=0.25, crop_scale=(0.5, 0.6))
-    assert config.fitted(classes) == config
+    config = TrainConfig(lr=0.3, hflip=0.25, crop_scale=(0.5, 0.6), loss="bce", label_smoothing=0.2)
+    assert config.fitted("classification", classes) == replace(config, task="classification")
 
 
 @pytest.mark.parametrize("classes", [["0", "1"], ["cat", "dog"]])
 @pytest.mark.parametrize("config", [TrainConfig(batch_size=64), TrainConfig(batch_size=64, lr=0.3)])
 def test_a_fitted_config_names_its_peak_rate(config, classes):
-    fitted = config.fitted(classes)
+    fitted = config.fitted("classification", classes)
     assert fitted.lr == fitted.peak_lr == (config.lr or 0.05)
 
 
 def test_a_fitted_config_stays_fitted_for_any_classes():
-    fitted = TrainConfig(epochs=3).fitted(["cat", "dog"])
-    assert fitted.fitted(["0", "1"]) == fitted
+    fitted = TrainConfig(epochs=3).fitted("classification", ["cat", "dog"])
+    assert fitted.fitted("classification", ["0", "1"]) == fitted
     assert fitted.epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"recipe": "rsb-a4"}, "unknown recipe 'rsb-a4': did you mean 'rsb-a"),
+        ({"recipe": "lp-ft"}, "starts from weights"),
+        ({"l2_sp": 0.1}, "starting weights"),
+        ({"start_image_size": 256}, "at most image_size 224"),
+        ({"batch_size": 6, "grad_accum_steps": 4}, "parts of two or more"),
+        ({"class_weights": "effective", "sampling": "balanced"}, "count twice"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings, words):
+    with pytest.raises(ConfigError, match=re.escape(words)):
+        TrainConfig(**settings)
+
+
+def test_a_task_brings_its_loss_and_what_is_done_to_pictures():
+    several = TrainConfig().fitted("multilabel", ["0", "1"])
+    assert (several.loss, several.label_smoothing, several.hflip) == ("bce", 0, 0.5)
+    number = TrainConfig().fitted("regression", ["target"])
+    assert (number.loss, number.label_smoothing, number.hflip, number.crop_scale) == ("mse", 0, 0, (0.8, 1.0))
+    one = TrainConfig(loss="bce").fitted("classification", ["cat", "dog"])
+    assert (one.loss, one.label_smoothing) == ("bce", 0)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
-from resnetv2.data.sampling import balanced_order, balanced_weights, count_repeats, natural_order
+from resnetv2.data.sampling import balanced_order, balanced_weights, count_repeats, natural_order, repeated_order
 
 LABELS = st.lists(st.integers(0, 5), min_size=1, max_size=60).map(lambda x: np.array(x, np.int64))
 
@@ -27,6 +27,16 @@ def test_natural_orders_take_every_picture_once(labels):
     order = natural_order(labels, np.random.default_rng(0))
     assert sorted(order.tolist()) == list(range(len(labels)))
     assert not count_repeats(order).any()
+
+
+@given(LABELS, st.integers(0, 9))
+def test_repeated_orders_take_a_third_of_the_pictures_three_times_in_a_row(labels, seed):
+    order = repeated_order(labels, np.random.default_rng(seed))
+    assert len(order) == len(labels)
+    runs = [set(order[i : i + 3].tolist()) for i in range(0, len(order), 3)]
+    assert all(len(run) == 1 for run in runs)
+    assert len(set.union(*runs)) == -(-len(labels) // 3)
+    assert count_repeats(order).tolist() == [i % 3 for i in range(len(order))], "each time another view"
 
 
 @given(st.lists(st.integers(0, 5), max_size=40))

@@ -11,9 +11,14 @@ from resnetv2.data.splits import SPLITS, assign_splits, join_groups, match_group
 from resnetv2.errors import DataError
 
 
+def assign(paths, labels, splits, groups=None):
+    """Assign splits to pictures of one class each."""
+    return assign_splits(paths, [(label,) for label in labels], splits, groups)
+
+
 def deal(label, paths, split=""):
     """Return {path: split} as assigned to the pictures of one class that all have the same split, or none."""
-    return dict(zip(paths, assign_splits(paths, [label] * len(paths), [split] * len(paths)), strict=True))
+    return dict(zip(paths, assign(paths, [label] * len(paths), [split] * len(paths)), strict=True))
 
 
 @pytest.mark.parametrize("pattern", ["{}.png", "cat/IMG_{:05}.JPG", "käse/{:x}/x.webp"])
@@ -29,7 +34,7 @@ def deal(label, paths, split=""):
 def test_the_shares_of_ten_thousand_pictures_are_near_eight_one_and_one_tenth(pattern, before, others, shares):
     paths = [pattern.format(i) for i in range(10_000)]
     more = [f"other/{i}" for i in range(len(others))]
-    splits = assign_splits([*paths, *more], ["cat"] * (10_000 + len(more)), [before] * 10_000 + list(others))[:10_000]
+    splits = assign([*paths, *more], ["cat"] * (10_000 + len(more)), [before] * 10_000 + list(others))[:10_000]
     assert set(splits) == set(shares)
     for name, share in shares.items():
         # each picture falls there independently: binomial, and 4 standard deviations are passed once in 16 000 times
@@ -69,7 +74,7 @@ def test_a_picture_of_a_large_class_keeps_its_split_when_the_class_is_renamed():
 def test_the_split_of_a_class_does_not_depend_on_the_other_classes(some, more, split):
     def assigned(sizes):
         pairs = [(f"{label}/{i}", label) for label, size in sizes.items() for i in range(size)]
-        return dict(zip(pairs, assign_splits(*zip(*pairs, strict=True), [split] * len(pairs)), strict=True))
+        return dict(zip(pairs, assign(*zip(*pairs, strict=True), [split] * len(pairs)), strict=True))
 
     assert assigned(some | more) == assigned(some) | assigned(more)
 
@@ -105,7 +110,7 @@ def test_the_smallest_classes_have_one_picture_in_each_split_there_are_pictures_
 def test_splits_cover_all_pictures_and_leave_each_class_some_to_train_and_to_check(sizes, train_only):
     labels = [label for label, size in sizes.items() for _ in range(size)]
     paths = [f"{label}/{i}" for i, label in enumerate(labels)]
-    splits = assign_splits(paths, labels, ["train" if train_only else ""] * len(labels))
+    splits = assign(paths, labels, ["train" if train_only else ""] * len(labels))
     assert len(splits) == len(labels)
     assert set(splits) <= set(SPLITS)
     for label, size in sizes.items():
@@ -119,7 +124,7 @@ def test_splits_cover_all_pictures_and_leave_each_class_some_to_train_and_to_che
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from(["", *SPLITS])), max_size=60))
 def test_splits_that_were_given_are_kept(pairs):
     labels, given_splits = [p[0] for p in pairs], [p[1] for p in pairs]
-    splits = assign_splits([f"{i}.png" for i in range(len(pairs))], labels, given_splits)
+    splits = assign([f"{i}.png" for i in range(len(pairs))], labels, given_splits)
     for before, after in zip(given_splits, splits, strict=True):
         allowed = {before} if before else set(SPLITS)
         if before == "train" and "val" not in given_splits and "" not in given_splits:
@@ -145,7 +150,7 @@ GROUPED = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["", *"pqrs
 @given(GROUPED, st.sampled_from(["", "train"]))
 def test_no_group_is_ever_parted(pairs, before):
     labels, groups = map(list, zip(*pairs, strict=True))
-    splits = assign_splits([f"{i}.png" for i in range(len(pairs))], labels, [before] * len(pairs), groups)
+    splits = assign([f"{i}.png" for i in range(len(pairs))], labels, [before] * len(pairs), groups)
     assert set(splits) <= set(SPLITS)
     assert all(len(found) == 1 for found in sides(splits, groups).values())
 
@@ -153,7 +158,7 @@ def test_no_group_is_ever_parted(pairs, before):
 @given(GROUPED)
 def test_every_class_is_trained_whatever_the_groups_are(pairs):
     labels, groups = map(list, zip(*pairs, strict=True))
-    splits = assign_splits([f"{i}.png" for i in range(len(pairs))], labels, [""] * len(pairs), groups)
+    splits = assign([f"{i}.png" for i in range(len(pairs))], labels, [""] * len(pairs), groups)
     trained = {label for label, split in zip(labels, splits, strict=True) if split == "train"}
     assert trained == set(labels)
 
@@ -162,13 +167,13 @@ def test_every_class_is_trained_whatever_the_groups_are(pairs):
 def test_a_class_with_groups_enough_has_some_in_every_split(number, size, before):
     groups = [f"patient {i}" for i in range(number) for _ in range(size)]
     paths = [f"{i}.png" for i in range(len(groups))]
-    splits = assign_splits(paths, ["cat"] * len(paths), [before] * len(paths), groups)
+    splits = assign(paths, ["cat"] * len(paths), [before] * len(paths), groups)
     assert set(splits) == set(SPLITS if before == "" else SPLITS[:2])
 
 
 def test_the_shares_of_ten_thousand_groups_are_near_eight_one_and_one_tenth():
     groups = [f"patient {i}" for i in range(10_000) for _ in range(2)]
-    splits = assign_splits([f"{i}" for i in range(20_000)], ["cat"] * 20_000, [""] * 20_000, groups)
+    splits = assign([f"{i}" for i in range(20_000)], ["cat"] * 20_000, [""] * 20_000, groups)
     for name, share in {"train": 0.8, "val": 0.1, "test": 0.1}.items():
         # each group falls there independently: binomial, and 4 standard deviations are passed once in 16 000 times
         assert abs(splits.count(name) / 2 - 10_000 * share) <= 4 * (10_000 * share * (1 - share)) ** 0.5
@@ -177,11 +182,11 @@ def test_the_shares_of_ten_thousand_groups_are_near_eight_one_and_one_tenth():
 def test_groups_that_come_or_go_move_no_other_and_a_larger_group_stays():
     groups = [f"patient {i % 300}" for i in range(900)]
     paths = [f"{i}.png" for i in range(900)]
-    before = dict(zip(groups, assign_splits(paths, ["cat"] * 900, [""] * 900, groups), strict=True))
+    before = dict(zip(groups, assign(paths, ["cat"] * 900, [""] * 900, groups), strict=True))
     kept = [i for i in range(900) if groups[i] not in ("patient 7", "patient 70")]
     more = [*(groups[i] for i in kept), "patient 8", "someone new"]
     names = [*(paths[i] for i in kept), "added.png", "other.png"]
-    after = dict(zip(more, assign_splits(names, ["cat"] * len(more), [""] * len(more), more), strict=True))
+    after = dict(zip(more, assign(names, ["cat"] * len(more), [""] * len(more), more), strict=True))
     assert {name: after[name] for name in before if name in after} == {
         name: split for name, split in before.items() if name in after
     }
@@ -190,7 +195,7 @@ def test_groups_that_come_or_go_move_no_other_and_a_larger_group_stays():
 def test_the_smallest_group_fills_a_split_that_chance_left_empty():
     sizes = {"large": 50, "medium": 20, "small": 2}
     groups = [name for name, size in sizes.items() for _ in range(size)]
-    splits = assign_splits([str(i) for i in range(72)], ["cat"] * 72, ["train"] * 72, groups)
+    splits = assign([str(i) for i in range(72)], ["cat"] * 72, ["train"] * 72, groups)
     assert Counter(zip(groups, splits, strict=True)) == {
         ("large", "train"): 50,
         ("medium", "train"): 20,
@@ -201,11 +206,11 @@ def test_the_smallest_group_fills_a_split_that_chance_left_empty():
 def test_a_group_of_which_one_split_was_given_gets_it_whole():
     paths, groups = [f"{i}" for i in range(6)], ["p", "p", "q", "q", "r", "r"]
     given_splits = ["test", "", "val", "", "val", "train"]
-    assert assign_splits(paths, ["cat"] * 6, given_splits, groups) == ["test", "test", "val", "val", "val", "train"]
+    assert assign(paths, ["cat"] * 6, given_splits, groups) == ["test", "test", "val", "val", "val", "train"]
 
 
 def test_splits_that_were_all_given_are_kept_though_they_part_a_group():
-    assert assign_splits(["a", "b"], ["cat", "cat"], ["train", "val"], ["p", "p"]) == ["train", "val"]
+    assert assign(["a", "b"], ["cat", "cat"], ["train", "val"], ["p", "p"]) == ["train", "val"]
 
 
 # --- what a group is ---

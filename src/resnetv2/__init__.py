@@ -28,11 +28,14 @@ _PUBLIC = {
     "ResNetV2Config": "config",
     "TrainConfig": "recipes",
     "check": "diagnosis",
+    "compare": "evaluation.comparison",
     "convert": "published",
     "create_model": "creation",
     "demo": "digits",
     "evaluate": "evaluation.run",
+    "explain": "explanation",
     "fetch": "published",
+    "find_lr": "training.find_lr",
     "info": "inference",
     "list_models": "weights.catalogue",
     "load": "inference",
@@ -60,11 +63,14 @@ __all__ = [
     "TrainConfig",
     "__version__",
     "check",
+    "compare",
     "convert",
     "create_model",
     "demo",
     "evaluate",
+    "explain",
     "fetch",
+    "find_lr",
     "info",
     "list_models",
     "load",
@@ -91,12 +97,15 @@ if TYPE_CHECKING:
         MissingExtra,
         ModelFileError,
     )
+    from resnetv2.evaluation.comparison import compare
     from resnetv2.evaluation.run import evaluate
+    from resnetv2.explanation import explain
     from resnetv2.inference import Classifier, Prediction, info, load, predict, verify
     from resnetv2.model import ResNetV2
     from resnetv2.preprocess import Preprocessing
     from resnetv2.published import convert, fetch
     from resnetv2.recipes import TrainConfig
+    from resnetv2.training.find_lr import find_lr
     from resnetv2.training.run import train
     from resnetv2.weights.catalogue import list_models
 

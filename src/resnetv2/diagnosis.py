@@ -46,7 +46,8 @@ def check(
     Raises:
         DataError: no such data, ``group_by`` names nothing, or too few pictures in a class for ``model`` to learn it
             without them.
-        ConfigError: an unknown ``on_bad_image``, or ``html`` lies inside the data.
+        ConfigError: an unknown ``on_bad_image``, ``html`` lies inside the data, or ``model`` with labels that are not
+            of one class each.
         ModelFileError: ``model`` cannot be read.
         MissingExtra: scikit-learn, torch or jinja2 is needed and not installed.
         Error: ``html`` cannot be written.
@@ -70,6 +71,8 @@ def check(
 
 def _suspects(index: Index, places: np.ndarray, model: str | Path, progress: Counter | None) -> list[Item]:
     """Return the pictures whose label looks wrong, the worst first; classes with too few pictures are left out."""
+    if index.task != "classification":
+        raise ConfigError("wrong labels are found among pictures of one class each: leave out --model")
     enough = np.bincount(index.labels[places], minlength=len(index.classes)) >= FOLDS
     places = places[enough[index.labels[places]]]
     if enough.sum() < 2:

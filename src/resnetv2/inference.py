@@ -16,6 +16,7 @@ from resnetv2.published import find_model, read_published
 from resnetv2.weights.modelfile import Golden, Header, ModelFile, read_header, read_model_file
 
 GOLDEN_TOLERANCE = 1e-4  # of the largest logit: other processors and versions round float32 differently, by about 1e-6
+PRESENT = 0.5  # probability from which on a class is among the ``labels`` of a picture
 _BATCH = 32
 
 
@@ -32,19 +33,34 @@ class Session(Protocol):
 
 @dataclass(frozen=True)
 class Prediction:
-    """The answer for one picture; with ``error`` there is no answer, and the reason."""
+    """The answer for one picture; with ``error`` there is no answer, and the reason.
+
+    Attributes:
+        path: of the picture.
+        label, probability: the most probable class; of "multilabel" and "regression", None.
+        top: classes with their probabilities, the most probable first.
+        labels: of "multilabel", the classes with a probability of 0.5 or more; else None.
+        value: of "regression", what was measured; else None.
+        error: why there is no answer.
+    """
 
     path: str
     label: str | None = None
     probability: float | None = None
     top: tuple[tuple[str, float], ...] = ()
+    labels: tuple[str, ...] | None = None
+    value: float | None = None
     error: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON line: path, label, probability, top; or path and error."""
+        """Return the JSON line: path, and label, probability, top; or labels, top; or value; or error."""
         if self.error is not None:
             return {"path": self.path, "error": self.error}
+        if self.value is not None:
+            return {"path": self.path, "value": self.value}
         top = [{"label": label, "probability": probability} for label, probability in self.top]
+        if self.labels is not None:
+            return {"path": self.path, "labels": list(self.labels), "top": top}
         return {"path": self.path, "label": self.label, "probability": self.probability, "top": top}
 
 
@@ -131,15 +147,30 @@ class Classifier:
 
     def _answer(self, batch: list[tuple[str, np.ndarray | str]], top: int) -> Iterator[Prediction]:
         readable = [pixels for _, pixels in batch if isinstance(pixels, np.ndarray)]
-        rows = iter(softmax(self.session(np.stack(readable))) if readable else ())
+        rows = iter(self.session(np.stack(readable)) if readable else ())
         for path, pixels in batch:
             if isinstance(pixels, str):
                 yield Prediction(path, error=pixels)
-                continue
-            row = next(rows)
-            best = np.argsort(-row, kind="stable")[:top]
-            ranked = tuple((self.classes[i], float(row[i])) for i in best)
-            yield Prediction(path, ranked[0][0], ranked[0][1], ranked)
+            else:
+                yield read_logits(path, next(rows), self.header, top)
+
+
+def read_logits(path: str, logits: np.ndarray, header: Header, top: int) -> Prediction:
+    """Return what the logits (num_classes,) of a picture mean to a network's task."""
+    if header.task == "regression":
+        return Prediction(path, value=float(logits[0]))
+    row = sigmoid(logits) if header.task == "multilabel" else softmax(logits[None])[0]
+    ranked = tuple((header.classes[i], float(row[i])) for i in np.argsort(-row, kind="stable")[:top])
+    if header.task == "multilabel":
+        present = tuple(name for name, probability in zip(header.classes, row, strict=True) if probability >= PRESENT)
+        return Prediction(path, top=ranked, labels=present)
+    return Prediction(path, *ranked[0], ranked)
+
+
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Return the probability of each class for itself, float64 of the same shape."""
+    half: np.ndarray = np.tanh(logits.astype(np.float64) / 2) / 2  # 1 / (1 + exp(-x)) would overflow
+    return half + 0.5
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -68,8 +68,9 @@ def _print_report(report: Report) -> None:
         return f"{thing} ({item.note})" if thing and item.note else thing or item.note
 
     count = len(report.classes)
-    among = f"{count:,} {'class' if count == 1 else 'classes'}"
-    print(f"{report.pictures:,} pictures in {among}, {report.statistics['readable']:,} readable")
+    among = f"in {count:,} {'class' if count == 1 else 'classes'}"
+    among = "with a number each" if report.task == "regression" else among
+    print(f"{report.pictures:,} pictures {among}, {report.statistics['readable']:,} readable")
     rows = []
     for finding in report.findings:
         shown = ", ".join(map(name, finding.items[:_SHOWN])) + (" …" if len(finding.items) > _SHOWN else "")

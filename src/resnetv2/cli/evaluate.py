@@ -29,6 +29,10 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         default="error",
         help="unreadable pictures: refuse, or leave out (default: %(default)s)",
     )
+    parser.add_argument(
+        "--tta", choices=("flip", "five-crop"), help="average over views of each picture: mirrored, or the corners"
+    )
+    parser.add_argument("--html", metavar="FILE", help="write a page with figures, charts and the worst mistakes")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -40,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from resnetv2.console import counting, printable, talk
 
     options = {"split": args.split, "batch_size": args.batch_size, "device": args.device}
-    options["on_bad_image"] = args.on_bad_image
+    options |= {"on_bad_image": args.on_bad_image, "tta": args.tta, "html": args.html}
     with counting("evaluating") as progress:
         report = resnetv2.evaluate(args.model, args.data, **options, progress=progress)
     for skipped in report["skipped"]:
@@ -53,22 +57,49 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_report(report: dict[str, Any]) -> None:
+    {"classification": _print_classes, "multilabel": _print_labels, "regression": _print_headline}[report["task"]](
+        report
+    )
+
+
+def _print_classes(report: dict[str, Any]) -> None:
     from resnetv2.cli.show import print_table
 
-    low, high = report["top1_ci95"]
-    print(
-        f"top-1  {report['top1']:.2%}  "
-        f"(95 % interval {low:.2%} – {high:.2%}, n = {report['n']:,}, split {report['split']})"
-    )
-    if report["top5"] is not None:
-        print(f"top-5  {report['top5']:.2%}")
+    _print_headline(report)
+    print(report["note"])
     names = [entry["label"] for entry in report["per_class"]]
     rows = []
     for i, entry in enumerate(report["per_class"]):
-        recall = "–" if entry["recall"] is None else f"{entry['recall']:.1%}"
         row = report["confusion"][i] if report["confusion"] else ()
         mistakes = sorted(((n, names[j]) for j, n in enumerate(row) if n and j != i), reverse=True)
-        rows.append(
-            (entry["label"], f"{entry['n']:,}", recall, ", ".join(f"{name} ({n}×)" for n, name in mistakes[:5]))
-        )
-    print_table(("class", "n", "recall", "taken for"), rows)
+        taken_for = ", ".join(f"{name} ({n}×)" for n, name in mistakes[:5])
+        shares = (_share(entry[name]) for name in ("precision", "recall", "f1"))
+        rows.append((entry["label"], f"{entry['n']:,}", *shares, taken_for))
+    print_table(("class", "n", "precision", "recall", "F1", "taken for"), rows)
+
+
+def _print_labels(report: dict[str, Any]) -> None:
+    from resnetv2.cli.show import print_table
+
+    _print_headline(report)
+    figures = ("average_precision", "precision", "recall", "f1")
+    rows = [(e["label"], f"{e['n']:,}", *(_share(e[name]) for name in figures)) for e in report["per_class"]]
+    print_table(("class", "n", *(name.replace("_", " ") for name in figures)), rows)
+
+
+def _print_headline(report: dict[str, Any]) -> None:
+    """Print n, and each headline figure with its interval, or why it lacks one."""
+    from resnetv2.cli.show import print_table
+    from resnetv2.evaluation.figures import FIGURES
+
+    print(f"{report['n']:,} pictures of split {report['split']}")
+    rows = []
+    for key, name, form in FIGURES[report["task"]]:
+        value, interval, why = report[key], report.get(f"{key}_ci95"), report["undefined"]
+        bounds = " – ".join(map(form.format, interval)) if interval else why.get(f"{key}_ci95", "")
+        rows.append((name, "–", why.get(key, "")) if value is None else (name, form.format(value), bounds))
+    print_table(("figure", "", "95 % interval"), rows)
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1%}"

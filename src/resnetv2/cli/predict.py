@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resnetv2.inference import Prediction
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -34,11 +38,25 @@ def run(args: argparse.Namespace) -> int:
         failed = failed or answer.error is not None
         if args.json:
             print_json(answer.to_dict())
-        elif answer.error is not None:
-            rows.append((answer.path, f"error: {answer.error}", "", ""))
         else:
-            others = ", ".join(f"{label} {probability:.1%}" for label, probability in answer.top[1:])
-            rows.append((answer.path, str(answer.label), f"{answer.probability:.1%}", others))
+            rows.append((answer.path, *_cells(answer)))
+    width = max(map(len, rows), default=0)
     if rows:
-        print_table(("picture", "label", "probability", "then"), rows)
+        heads = {2: ("picture", "answer"), 3: ("picture", "labels", "probabilities")}
+        print_table(
+            heads.get(width, ("picture", "label", "probability", "then")),
+            [(*r, *[""] * (width - len(r))) for r in rows],
+        )
     return 2 if failed else 0
+
+
+def _cells(answer: Prediction) -> tuple[str, ...]:
+    """Return an answer in as many cells as its task needs: one number, labels with all probabilities, or one label."""
+    listed = [f"{label} {probability:.1%}" for label, probability in answer.top]
+    if answer.error is not None:
+        return (f"error: {answer.error}",)
+    if answer.value is not None:
+        return (f"{answer.value:g}",)
+    if answer.labels is not None:
+        return ", ".join(answer.labels) or "none", ", ".join(listed)
+    return str(answer.label), f"{answer.probability:.1%}", ", ".join(listed[1:])

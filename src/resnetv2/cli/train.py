@@ -6,7 +6,14 @@ import argparse
 from dataclasses import asdict
 
 from resnetv2.cli.check import GROUP_BY
+from resnetv2.imagenet_recipes import IMAGENET_RECIPES
 from resnetv2.recipes import TrainConfig, parse_settings
+
+FIGURES = {  # a metric's name and how its numbers are written
+    "top1": ("top-1", "{:.2%}"),
+    "map": ("mean average precision", "{:.2%}"),
+    "mae": ("mean absolute error", "{:.4g}"),
+}
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -15,22 +22,41 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "train",
         help="train a ResNet-v2 on a folder of labelled pictures",
-        description="Train a ResNet-v2 from scratch. DATA is root/{train,val,test}/class/*, or root/class/* (split by "
-        "itself, the same way every time), or a CSV with the columns image_path,label[,split].",
+        description="Train a ResNet-v2 from scratch, or from weights. DATA is root/{train,val,test}/class/*, or "
+        "root/class/* (split by itself, the same way every time), or a CSV with the columns image_path,label[,split]; "
+        "in place of label, a column labels holds several classes with | between, a column target a number.",
         epilog="Ctrl-C saves first; continue with --resume. --set takes any field of TrainConfig, such as hflip=0, "
-        "crop_scale=0.5,1, weight_decay=1e-4, drop_path_rate=0.05, memory=recompute, model.stem=3x3, dialect=keras.",
+        "crop_scale=0.5,1, weight_decay=1e-4, mixup=0.2, amp=bf16, bn=frozen, memory=recompute, model.stem=3x3. "
+        "ImageNet recipes: " + ", ".join(IMAGENET_RECIPES) + ".",
     )
     parser.add_argument(
         "data", metavar="DATA", help="folder of pictures, CSV, packed folder, or a run's index.csv; it is only read"
     )
     parser.add_argument("--out", required=True, metavar="RUN", help="new folder for the run")
-    parser.add_argument("--arch", metavar="NAME", help=f"architecture; see resnetv2 models (default: {default.arch})")
-    parser.add_argument("--epochs", type=int, metavar="N", help=f"passes over the pictures (default: {default.epochs})")
+    parser.add_argument("--weights", metavar="MODEL", help="model file or published weights to start from")
     parser.add_argument(
-        "--image-size", type=int, metavar="PX", help=f"side of the network's input (default: {default.image_size})"
+        "--recipe",
+        metavar="NAME",
+        help="scratch; with --weights probe (a head on cached features), lp-ft (that, then the last stage), finetune "
+        "(all of it), auto (chosen by pictures, machine and time); or an ImageNet recipe (default: auto or scratch)",
+    )
+    parser.add_argument(
+        "--time-budget", type=_seconds, metavar="T", help="what auto may plan for: 90s, 10m, 2h (default: 15m on a CPU)"
+    )
+    parser.add_argument("--arch", metavar="NAME", help=f"architecture; see resnetv2 models (default: {default.arch})")
+    parser.add_argument(
+        "--epochs", type=int, metavar="N", help=f"passes over the pictures (default: {default.epochs}, or the recipe's)"
+    )
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        metavar="PX",
+        help=f"side of the network's input (default: {default.image_size}, or the weights')",
     )
     parser.add_argument("--batch-size", type=int, metavar="B", help=f"pictures a step (default: {default.batch_size})")
-    parser.add_argument("--lr", type=float, help="peak learning rate (default: 0.2 for a batch of 256, in proportion)")
+    parser.add_argument(
+        "--lr", type=float, help="peak learning rate (default: 0.2 for a batch of 256 in proportion, or the recipe's)"
+    )
     parser.add_argument("--seed", type=int, metavar="S", help=f"of every random choice (default: {default.seed})")
     parser.add_argument("--device", metavar="D", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     parser.add_argument(
@@ -51,6 +77,9 @@ def run(args: argparse.Namespace) -> int:
     result = resnetv2.train(
         args.data,
         out=args.out,
+        weights=args.weights,
+        recipe=args.recipe,
+        time_budget=args.time_budget,
         arch=args.arch,
         epochs=args.epochs,
         image_size=args.image_size,
@@ -66,10 +95,23 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({k: str(v) if k in ("out", "best", "last") else v for k, v in asdict(result).items()})
         return 0
-    low, high = result.val_top1_ci95
     print(f"{result.best}")
+    name, form = FIGURES[result.metric]
+    interval = " – ".join(map(form.format, result.val_score_ci95)) if result.val_score_ci95 else "unknown"
     print(
-        f"best epoch {result.best_epoch} of {result.epochs}: top-1 {result.val_top1:.2%} of {result.val_n:,} "
-        f"validation pictures (95 % interval {low:.1%} – {high:.1%})"
+        f"best epoch {result.best_epoch} of {result.epochs}: {name} {form.format(result.val_score)} on "
+        f"{result.val_n:,} validation pictures (95 % interval {interval})"
     )
     return 0
+
+
+def _seconds(text: str) -> float:
+    """Read a time such as "90s", "10m" or "2h"."""
+    number, unit = text[:-1], {"s": 1, "m": 60, "h": 3600}.get(text[-1:])
+    try:
+        value = float(number) * (unit or 0)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"a time such as 90s, 10m or 2h is expected, got {text!r}")
+    return value

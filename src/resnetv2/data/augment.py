@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from resnetv2.data.autoaugment import POLICIES
+from resnetv2.data.autoaugment import policy
 
 _REDUCTIONS = (8, 4, 2)  # that libjpeg decodes at, strongest first
 
@@ -41,7 +41,7 @@ class Augment:
     scale: tuple[float, float]  # area of the crop, as a share of the picture's
     ratio: tuple[float, float]  # width / height of the crop
     hflip: float  # probability of a mirror image
-    auto_augment: str = "none"  # a key of POLICIES
+    auto_augment: str = "none"  # or the name of a policy
     random_erasing: float = 0.0  # probability of an erased patch
     dct_scaling: bool = False  # whether a JPEG may be decoded smaller where the crop keeps enough pixels
     resize: Resize = resize_box
@@ -70,10 +70,11 @@ class View:
         augment: what may be chosen.
         size: side of the view in pixels.
         rng: the source of every choice.
+        small: pictures with no side of as many pixels are decoded whole: a loader may keep them for other views.
     """
 
-    def __init__(self, augment: Augment, size: int, rng: np.random.Generator) -> None:
-        self.augment, self.size, self.rng = augment, size, rng
+    def __init__(self, augment: Augment, size: int, rng: np.random.Generator, small: int = 0) -> None:
+        self.augment, self.size, self.rng, self.small = augment, size, rng, small
         self.full, self.box, self.reduction = (0, 0), (0.0, 0.0, 0.0, 0.0), 1
 
     def choose(self, width: int, height: int) -> int:
@@ -85,7 +86,7 @@ class View:
         self.full = width, height
         left, top, right, bottom = self.box = self.augment.box(width, height, self.rng)
         times = min(right - left, bottom - top, width, height) / self.size
-        if self.augment.dct_scaling:
+        if self.augment.dct_scaling and max(self.full) >= self.small:
             self.reduction = next((r for r in _REDUCTIONS if times >= r), 1)
         return self.reduction
 
@@ -96,7 +97,7 @@ class View:
         if rng.random() < augment.hflip:
             out = out[:, ::-1]
         if augment.auto_augment != "none":
-            out = np.asarray(POLICIES[augment.auto_augment](Image.fromarray(out), rng))
+            out = np.asarray(policy(augment.auto_augment)(Image.fromarray(out), rng))
         if augment.random_erasing and rng.random() < augment.random_erasing:
             out = erase(out, rng)
         return out

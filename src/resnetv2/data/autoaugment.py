@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
@@ -73,10 +74,10 @@ def trivial_augment(picture: Image.Image, rng: np.random.Generator) -> Image.Ima
     return _operate(picture, int(rng.integers(_STEPS + 1)) / _STEPS, WIDE, rng)
 
 
-def rand_augment(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Apply N = 2 operations uniformly drawn, at M = 9 of 10 (Cubuk et al. 2019, arXiv 1909.13719, for ResNet-50)."""
+def rand_augment(picture: Image.Image, rng: np.random.Generator, magnitude: int = 9) -> Image.Image:
+    """Apply N = 2 operations uniformly drawn, at M of 10 (Cubuk et al. 2019, arXiv 1909.13719; 9 is for ResNet-50)."""
     for _ in range(2):
-        picture = _operate(picture, 0.9, NARROW, rng)
+        picture = _operate(picture, magnitude / 10, NARROW, rng)
     return picture
 
 
@@ -86,4 +87,12 @@ def _operate(picture: Image.Image, strength: float, ranges: Ranges, rng: np.rand
     return OPERATIONS[name](picture, -strength if backwards else strength, ranges)
 
 
-POLICIES = {"trivial": trivial_augment, "rand": rand_augment}
+Policy = Callable[[Image.Image, np.random.Generator], Image.Image]
+
+
+def policy(name: str) -> Policy:
+    """Return the changes of that name: "trivial", "rand", or "rand-m0" … "rand-m10" for RandAugment's strength."""
+    if name == "trivial":
+        return trivial_augment
+    _, _, magnitude = name.partition("-m")
+    return partial(rand_augment, magnitude=int(magnitude)) if magnitude else rand_augment

@@ -47,8 +47,8 @@ class Kind(NamedTuple):
 KINDS = {
     "unreadable": Kind("error", "cannot be read", "Mend or remove them, or leave them out with --on-bad-image skip."),
     "untrainable": Kind("error", "cannot train a classifier", "Training refuses these pictures as they are."),
-    "conflict": Kind("warning", "same picture, different classes", "At most one of the labels is right."),
-    "conflict_near": Kind("warning", "nearly the same picture, different classes", "Look whether both labels hold."),
+    "conflict": Kind("warning", "same picture, different labels", "At most one of the labels is right."),
+    "conflict_near": Kind("warning", "nearly the same picture, different labels", "Look whether both labels hold."),
     "leak": Kind("warning", "same picture, different splits", "Figures on val and test flatter: keep one of each."),
     "leak_near": Kind("warning", "nearly the same picture, different splits", "Figures on val and test may flatter."),
     "parted": Kind("warning", "same group, different splits", "Figures on val and test flatter: keep groups whole."),
@@ -119,6 +119,7 @@ class Report:
         classes: pictures of each class in each split: {"cat": {"train": 80, "val": 10, "test": 10}}.
         statistics: of the readable pictures: formats, modes, sizes, brightness.
         findings: the worst first.
+        task: of TASKS: what the labels are.
     """
 
     data: str
@@ -126,6 +127,7 @@ class Report:
     classes: Mapping[str, Mapping[str, int]]
     statistics: Mapping[str, Any]
     findings: tuple[Finding, ...]
+    task: str = "classification"
 
     @property
     def ok(self) -> bool:
@@ -135,7 +137,8 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready plain values."""
         findings = [finding.to_dict() for finding in self.findings]
-        plain = {"data": self.data, "ok": self.ok, "pictures": self.pictures, "classes": dict(self.classes)}
+        plain = {"data": self.data, "ok": self.ok, "task": self.task, "pictures": self.pictures}
+        plain["classes"] = dict(self.classes)
         return {**plain, "statistics": dict(self.statistics), "findings": findings}
 
 
@@ -198,6 +201,7 @@ def _report(index: Index, examined: Examined, found: Mapping[str, list[Item]], d
             for kind, items in found.items()
             if items
         ),
+        task=index.task,
     )
 
 
@@ -252,7 +256,7 @@ def _items(index: Index, places: Iterable[int], notes: Mapping[int, str] | None 
 
 def item_of(index: Index, place: int, note: str = "", group: int = 0) -> Item:
     """Return the item of a picture."""
-    return Item(index.paths[place], index.classes[index.labels[place]], str(index.splits[place]), note, group)
+    return Item(index.paths[place], index.label(place), str(index.splits[place]), note, group)
 
 
 def _duplicates(index: Index, groups: Sequence[Group]) -> dict[str, list[Item]]:
@@ -260,8 +264,10 @@ def _duplicates(index: Index, groups: Sequence[Group]) -> dict[str, list[Item]]:
     counts: Counter[str] = Counter()
     for group in groups:
         places = list(group.members)
+        differ = len(np.unique(index.labels[places], axis=0)) > 1
+        differ &= group.exact or index.task != "regression"  # numbers of pictures that are nearly the same may differ
         kinds = [
-            *(["conflict"] if len(set(index.labels[places])) > 1 else []),
+            *(["conflict"] if differ else []),
             *(["leak"] if len(set(index.splits[places])) > 1 else []),
         ]
         for kind in kinds or ["duplicate"]:

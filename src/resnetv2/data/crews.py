@@ -226,8 +226,7 @@ class _Shift:
 
 
 def _empty(decoder: Decoder, tasks: Sequence[Task]) -> np.ndarray:
-    side = decoder.preprocessing.image_size
-    return np.empty((len(tasks), side, side, 3), np.uint8)
+    return np.empty((len(tasks), decoder.size, decoder.size, 3), np.uint8)
 
 
 def _parts(count: int, workers: int, most: int) -> list[slice]:

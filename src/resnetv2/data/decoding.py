@@ -25,15 +25,17 @@ class Decoder:
     """What makes a picture into what the network sees.
 
     Args:
-        preprocessing: what is done to a picture when it is not augmented, and the size when it is.
+        preprocessing: what is done to a picture when it is not augmented.
         augment: None for evaluation.
+        size: side in pixels of what is made.
     """
 
     preprocessing: Preprocessing
     augment: Augment | None
+    size: int
 
     def __call__(self, task: Task, kept: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray | None]:
-        """Return a picture, uint8 (image_size, image_size, 3), and what to keep so that it need not be decoded again.
+        """Return a picture, uint8 (size, size, 3), and what to keep so that it need not be decoded again.
 
         Args:
             task: the picture.
@@ -42,17 +44,16 @@ class Decoder:
         Raises:
             DataError: it cannot be read; the message names it.
         """
-        size = self.preprocessing.image_size
+        small = 2 * self.preprocessing.image_size  # what may be kept has no side of as many pixels
         try:
             if self.augment is None:
                 seen = self.preprocessing(open_picture(task.place)) if kept is None else kept
                 return seen, seen
             rng = np.random.default_rng(task.draw)
             if kept is not None:
-                return self.augment(kept, size, rng), kept
-            view = View(self.augment, size, rng)
+                return self.augment(kept, self.size, rng), kept
+            view = View(self.augment, self.size, rng, small)
             pixels = open_pixels(task.place, view.choose)
         except DataError as error:
             raise DataError(f"cannot read {task.place}: {error}") from error
-        small = max(view.full) < 2 * size  # never decoded smaller, so these are its only pixels
-        return view.cut(pixels), pixels if small else None
+        return view.cut(pixels), pixels if max(view.full) < small else None

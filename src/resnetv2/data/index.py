@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,9 +21,10 @@ from resnetv2.data.manifest import (
     shorten,
     write_manifest,
 )
-from resnetv2.data.names import Names, is_text
+from resnetv2.data.names import Names
 from resnetv2.data.shards import SHARD_LIST, Member, Shards, read_shards
 from resnetv2.data.splits import SPLITS, assign_splits, join_groups, match_groups
+from resnetv2.data.targets import class_names, count_classes, encode_labels, label_text, misread, natural_key
 from resnetv2.errors import DataError
 from resnetv2.preprocess import SUFFIXES, Readable
 
@@ -33,7 +33,7 @@ _SHOWN = 10  # problems spelled out in one message; the rest are counted
 
 @dataclass(frozen=True)
 class Samples:
-    """Pictures of one split: n paths, or other places to read them from, and n class indices (int64)."""
+    """Pictures of one split: n paths, or other places to read them from, and n labels; see ``encode_labels``."""
 
     paths: Sequence[Readable]
     labels: np.ndarray
@@ -52,21 +52,26 @@ class Contents:
 
 @dataclass(frozen=True)
 class Index:
-    """Every picture with its label and split; ``classes[label]`` is the class name."""
+    """Every picture with its label and split; see ``encode_labels`` for labels, classes and task."""
 
     root: Path
     paths: Sequence[str]  # relative to root
-    labels: np.ndarray  # int64
+    labels: np.ndarray  # (n,), or (n, classes) where a picture may have several
     splits: np.ndarray  # text, of SPLITS
     classes: tuple[str, ...]
     shards: Shards | None = None  # where the pictures are, if not in files of their own
     given: np.ndarray | None = None  # the splits that the data says, "" where it says none; None: all of them
     groups: Sequence[str] | None = None  # what is never parted when splits are assigned; "" for a picture alone
     contents: Contents | None = None
+    task: str = "classification"
 
     def place(self, i: int) -> Path | Member:
         """Return what the bytes of picture number ``i`` can be read from."""
         return self.root / self.paths[i] if self.shards is None else self.shards.member(i, self.paths[i])
+
+    def label(self, i: int) -> str:
+        """Return what picture number ``i`` shows, as text: a class, classes with "|" between, or a number."""
+        return label_text(self.task, self.labels[i], self.classes)
 
     def opener(self) -> Callable[[str], Readable]:
         """Return what turns a path, relative to the data, into what its bytes can be read from."""
@@ -94,7 +99,7 @@ class Index:
     def table(self) -> np.ndarray:
         """Return the number of pictures of each class in each split, int64 (classes, splits)."""
         size = len(self.classes)
-        return np.stack([np.bincount(self.labels[self.splits == s], minlength=size) for s in SPLITS], axis=1)
+        return np.stack([count_classes(self.task, self.labels[self.splits == s], size) for s in SPLITS], axis=1)
 
     def without(self, places: Collection[int]) -> Index:
         """Return the index without the pictures at these places; classes keep their numbers."""
@@ -123,27 +128,34 @@ class Index:
         """Return the index with splits that part no copies of a picture, where they are ours to assign."""
         groups = join_groups(self.paths, self.groups, copies)
         given = self.splits if self.given is None else self.given
-        splits = assign_splits(self.paths, [self.classes[i] for i in self.labels], given.tolist(), groups)
+        names = class_names(self.task, self.labels, self.classes)
+        splits = assign_splits(self.paths, names, given.tolist(), groups)
         return replace(self, groups=groups if any(groups) else None, splits=np.array(splits))
 
     def check_trainable(self) -> None:
-        """Refuse data that cannot train a classifier.
+        """Refuse data that cannot train a network.
 
         Raises:
-            DataError: no training or validation pictures, one class only, classes with a single picture, or classes
-                that are never trained; all problems at once.
+            DataError: no training or validation pictures, nothing to tell apart, classes with a single picture, or
+                classes that are never trained; all problems at once.
         """
         problems = [f"class {name!r} {why}" if name else why for name, why in self.obstacles()]
         if problems:
-            raise DataError(f"{self.root} cannot train a classifier:\n  " + "\n  ".join(shorten(problems)))
+            what = "a network" if self.task == "regression" else "a classifier"
+            raise DataError(f"{self.root} cannot train {what}:\n  " + "\n  ".join(shorten(problems)))
 
     def obstacles(self) -> list[tuple[str, str]]:
-        """Return why this cannot train a classifier: the class, or "" where it is not about one, and the reason."""
+        """Return why this cannot train a network: the class, or "" where it is not about one, and the reason."""
         table = self.table()
         whole = ", for pictures that belong together are not parted: say the split in folders or a CSV"
         why = whole if self.groups is not None and self.given is not None and (self.given == "").any() else ""
         found = [("", f"there are no {s!r} pictures{why}") for s in SPLITS[:2] if not table[:, SPLITS.index(s)].any()]
-        if len(self.classes) < 2:
+        if self.task == "regression":
+            same = len(np.unique(self.labels)) < 2
+            return [*found, ("", f"every target is {self.labels[0]:g}; there is nothing to learn")] if same else found
+        if self.task == "multilabel" and not len(self.classes):
+            found.append(("", "no picture has a label"))
+        if self.task == "classification" and len(self.classes) < 2:
             found.append(("", f"there is one class only, {self.classes[0]!r}; a classifier needs two or more"))
         for name, counts in zip(self.classes, table, strict=True):
             if not counts.any():
@@ -158,16 +170,14 @@ class Index:
     def rows(self) -> Iterator[Row]:
         """Yield what is known of each picture."""
         contents = self.contents
-        for i, (path, label, split) in enumerate(
-            zip(self.paths, self.labels.tolist(), self.splits.tolist(), strict=True)
-        ):
+        for i, (path, split) in enumerate(zip(self.paths, self.splits.tolist(), strict=True)):
             group = "" if self.groups is None else self.groups[i]
             size, sha256 = (-1, b"") if contents is None else (int(contents.size[i]), contents.sha256[i].tobytes())
-            yield Row(path, self.classes[label], split, group, size, sha256)
+            yield Row(path, self.label(i), split, group, size, sha256)
 
     def write_csv(self, path: Path) -> None:
         """Write the manifest, with paths relative to the data; see ``manifest.COLUMNS``."""
-        write_manifest(path, self.rows(), self.root)
+        write_manifest(path, self.rows(), self.root, self.task)
 
     def digest(self) -> str:
         """Return the SHA-256 of paths, labels and splits: two runs with the same one trained on the same list."""
@@ -193,16 +203,7 @@ class _Places(Sequence[Readable]):
         return self._index.place(int(self._chosen[place]))
 
 
-def natural_key(name: str) -> list[tuple[int, int, str]]:
-    """Sort key under which numbers inside names count as numbers: "2" before "10", "img9" before "img10".
-
-    Different names have different keys ("1" and "01"), so that no order depends on where the names came from.
-    """
-    parts = [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
-    return [*parts, (-1, 0, name)]
-
-
-def read_index(data: Path, group_by: str | None = None) -> Index:
+def read_index(data: Path, group_by: str | None = None, task: str | None = None) -> Index:
     """Find the pictures of a folder, a CSV manifest or a packed folder.
 
     ``root/{train,val,test}/class/*``, ``root/class/*`` (split here, the same way every time) or a CSV with the columns
@@ -213,6 +214,8 @@ def read_index(data: Path, group_by: str | None = None) -> Index:
         data: the folder or CSV.
         group_by: pictures that have the same text here are never parted: a column of the CSV, or else a regular
             expression on the path, of which the first group counts if it has one.
+        task: what the labels are taken for, of TASKS; None is what the data says: a folder one class for each picture,
+            a CSV by its columns (see ``read_manifest``).
 
     Raises:
         DataError: missing, empty, no pictures, classes that cannot be used, or ``group_by`` that names nothing; all
@@ -221,27 +224,27 @@ def read_index(data: Path, group_by: str | None = None) -> Index:
     if not os.path.exists(data):  # noqa: PTH110  Path.exists raises on a name too long
         raise DataError(f"no such folder or CSV file: {data}")
     if (data / SHARD_LIST).is_file():
-        packed, shards = read_shards(data)
-        return _group(_build(data, [Row(*row) for row in packed], shards), group_by)
+        packed, shards, packed_task = read_shards(data)
+        return _group(_build(data, [Row(*row) for row in packed], task or packed_task, shards), group_by)
     if data.is_dir():
         try:
-            return _group(_build(data, _read_folder(data)), group_by)
+            return _group(_build(data, _read_folder(data), task or "classification"), group_by)
         except OSError as error:
             _refuse(error)
     if data.suffix.lower() != ".csv":
         raise DataError(f"{data} is neither a folder of pictures nor a .csv file (archives must be unpacked first)")
     root = read_data_root(data)
     if root is None:
-        index = _build(data.parent, read_manifest(data, data.parent, group_by))
+        index = _build(data.parent, *read_manifest(data, data.parent, group_by, task))
     elif os.path.isdir(root):  # noqa: PTH112  as above
-        index = read_saved_index(data, root)
+        index = read_saved_index(data, root, task)
         index = index if group_by in (None, "group") else replace(index, groups=None)
     else:
         raise DataError(f"{data} lists pictures of {root}, which is not there: give the folder where they are now")
     return _group(index, group_by)
 
 
-def read_saved_index(path: Path, data: Path) -> Index:
+def read_saved_index(path: Path, data: Path, task: str | None = None) -> Index:
     """Read the manifest that a run saved, for the data it was made of; the splits are the saved ones.
 
     Raises:
@@ -252,11 +255,12 @@ def read_saved_index(path: Path, data: Path) -> Index:
     if data.is_file():
         data = read_data_root(data) or data.parent
     if not (data / SHARD_LIST).is_file():
-        return _build(data, read_saved_manifest(path, data))
-    packed, shards = read_shards(data)
+        rows, saved_task = read_saved_manifest(path, data)
+        return _build(data, rows, task or saved_task)
+    packed, shards, _ = read_shards(data)
     number = {name: i for i, (name, _, _) in enumerate(packed)}
-    rows = read_saved_manifest(path, data, number.__contains__)
-    return _build(data, rows, shards.take([number[row.path] for row in rows]))
+    rows, saved_task = read_saved_manifest(path, data, number.__contains__)
+    return _build(data, rows, task or saved_task, shards.take([number[row.path] for row in rows]))
 
 
 def find_pictures(folder: Path) -> list[Path]:
@@ -275,16 +279,14 @@ def _refuse(error: OSError) -> NoReturn:
     raise DataError(f"cannot read the folder {error.filename}: {error.strerror}") from error
 
 
-def _build(root: Path, rows: Sequence[Row], shards: Shards | None = None) -> Index:
+def _build(root: Path, rows: Sequence[Row], task: str, shards: Shards | None = None) -> Index:
     if not rows:
         raise DataError(f"no pictures in {root}: expected root/class/*.jpg or root/train/class/*.jpg ({_endings()})")
-    labels, given = [row.label for row in rows], [row.split for row in rows]
-    nameless = sorted({name for name in labels if not is_text(name)})
-    if nameless:  # they could not be printed, nor sent as JSON
-        raise DataError("class names that are no UTF-8 text; rename them: " + ", ".join(map(repr, nameless[:_SHOWN])))
-    classes = tuple(sorted(set(labels), key=natural_key))
-    number = {name: i for i, name in enumerate(classes)}
-    numbers = np.array([number[name] for name in labels], np.int64)
+    problems = [f"{row.path}: {why}" for row in rows if (why := misread(task, row.label))]
+    if problems:
+        raise DataError(f"{root} cannot be read for {task}:\n  " + "\n  ".join(shorten(problems)))
+    labels, classes = encode_labels(task, [row.label for row in rows])
+    given = np.array([row.split for row in rows], "<U5")
     paths, groups = Names(row.path for row in rows), Names(row.group for row in rows)
     contents = None
     if all(row.sha256 for row in rows):
@@ -293,13 +295,14 @@ def _build(root: Path, rows: Sequence[Row], shards: Shards | None = None) -> Ind
     index = Index(
         root,
         paths,
-        numbers,
-        np.array(given, "<U5"),
+        labels,
+        given,
         classes,
         shards,
-        given=np.array(given, "<U5"),
+        given=given,
         groups=groups if any(groups) else None,
         contents=contents,
+        task=task,
     )
     return index.keep_together(())
 

@@ -15,7 +15,7 @@ from itertools import pairwise
 import numpy as np
 
 from resnetv2.data.augment import Augment
-from resnetv2.data.crews import Begin, Budget, Finish, Processes, Threads
+from resnetv2.data.crews import Budget, Finish, Processes, Threads
 from resnetv2.data.decoding import Decoder, Task
 from resnetv2.data.index import Samples
 from resnetv2.data.sampling import ORDERS, count_repeats
@@ -49,7 +49,7 @@ class Loader:
             each once, so whatever is dropped for another is missed the next time.
         sampling: a key of ORDERS, for augmented pictures: "natural" takes each once an epoch, "balanced" as many in
             all, but from every class equally many.
-        workers_in: "threads", or "processes" of their own, which keep nothing decoded.
+        worker_type: "threads", or "processes" of their own, which keep nothing decoded.
     """
 
     def __init__(
@@ -62,39 +62,48 @@ class Loader:
         workers: int | None = None,
         budget: Budget | None = None,
         sampling: str = "natural",
-        workers_in: str = "threads",
+        worker_type: str = "threads",
     ) -> None:
         self.samples = samples
-        self.decoder = Decoder(preprocessing, augment)
+        self.preprocessing = preprocessing
+        self.augment = augment
         self.seed = seed
         self.workers = workers or min(os.cpu_count() or 1, 8)
         threads = Threads(self.workers, budget or Budget(0))
-        self.crew = Processes(self.workers, threads) if workers_in == "processes" else threads
+        self.crew = Processes(self.workers, threads) if worker_type == "processes" else threads
         self.bounds = batch_bounds(len(samples), batch_size, least=1 if augment is None else 2)
         self.order = ORDERS[sampling]
 
     def __len__(self) -> int:
         return len(self.bounds)
 
-    def batches(self, epoch: int = 0, start: int = 0) -> Iterator[Batch]:
+    def batches(self, epoch: int = 0, start: int = 0, size: int | None = None) -> Iterator[Batch]:
         """Yield the batches of an epoch from number ``start`` on.
+
+        Args:
+            epoch: counted from 0.
+            start: batches to leave out.
+            size: side of augmented pictures; None is the preprocessing's.
 
         Raises:
             DataError: a picture cannot be read; the message names it.
         """
         order = (
             np.arange(len(self.samples))
-            if self.decoder.augment is None
+            if self.augment is None
             else self.order(self.samples.labels, np.random.default_rng((self.seed, epoch, 0)))
         )
         repeats = count_repeats(order)
         bounds = self.bounds[start:]
-        size = max((high - low for low, high in bounds), default=0) * 3 * self.decoder.preprocessing.image_size**2
-        ahead = max(1, min(_AHEAD, _AHEAD_BYTES // max(size, 1)))
+        side = self.preprocessing.image_size if size is None else size
+        decoder = Decoder(self.preprocessing, self.augment, side)
+        largest = max((high - low for low, high in bounds), default=0) * 3 * side**2
+        ahead = max(1, min(_AHEAD, _AHEAD_BYTES // max(largest, 1)))
         waiting: deque[tuple[np.ndarray, Finish]] = deque()
-        with self.crew.at_work(ahead + 1, size) as begin:
+        with self.crew.at_work(ahead + 1, largest) as begin:
             for low, high in bounds:
-                waiting.append((order[low:high], self._begin(begin, order[low:high], repeats[low:high], epoch)))
+                tasks = self._tasks(order[low:high], repeats[low:high], epoch)
+                waiting.append((order[low:high], begin(decoder, tasks)))
                 if len(waiting) > ahead:
                     yield self._finish(*waiting.popleft())
             while waiting:
@@ -105,12 +114,12 @@ class Loader:
         """What the workers have worked, all of them together."""
         return self.crew.seconds
 
-    def _begin(self, begin: Begin, indices: np.ndarray, repeats: np.ndarray, epoch: int) -> Finish:
+    def _tasks(self, indices: np.ndarray, repeats: np.ndarray, epoch: int) -> list[Task]:
         tasks = []
         for index, repeat in zip(indices.tolist(), repeats.tolist(), strict=True):
             draw = (self.seed, epoch, 1, index, *([repeat] if repeat else []))
             tasks.append(Task(index, self.samples.paths[index], draw))
-        return begin(self.decoder, tasks)
+        return tasks
 
     def _finish(self, indices: np.ndarray, finish: Finish) -> Batch:
         return Batch(finish(), self.samples.labels[indices], indices)

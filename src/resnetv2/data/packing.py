@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from resnetv2.console import Counter
 from resnetv2.data.index import Index, read_index
-from resnetv2.data.shards import COLUMNS, SHARD_LIST, read_shards, shard_name
+from resnetv2.data.shards import HEADS, SHARD_LIST, read_shards, shard_name
 from resnetv2.errors import ConfigError, DataError
 from resnetv2.files import new_folder, replace_file
 
@@ -65,12 +65,12 @@ def pack(data: str | Path, out: str | Path, *, max_size: int = 1000, progress: C
             temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
         ):
             rows = csv.writer(file)
-            rows.writerow(COLUMNS)
+            rows.writerow(HEADS[index.task])
             for done, row in enumerate(_write_shards(index, names, folder, max_size * _MEGABYTE), 1):
                 rows.writerow(row)
                 if progress is not None:
                     progress(done, len(names))
-        _, shards = read_shards(folder)
+        _, shards, _ = read_shards(folder)
     return PackResult(out, int(shards.shard.max()) + 1, len(names), int(shards.size.sum()))
 
 
@@ -94,7 +94,7 @@ def _write_shards(index: Index, names: Sequence[str], folder: Path, most: int) -
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
                 offset = file.tell() - -(-len(data) // _BLOCK) * _BLOCK  # the tar fills up its last block
-                label, split = index.classes[index.labels[i]], splits[i]
+                label, split = index.label(i), splits[i]
                 yield names[i], label, split, shard, offset, len(data), hashlib.sha256(data).hexdigest()
                 start = i + 1
         number += 1

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+_REPEATS = 3
+
 
 def natural_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return every place of labels (n,) once, shuffled."""
@@ -27,7 +29,15 @@ def balanced_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return rng.permutation(np.concatenate(parts))
 
 
-ORDERS = {"natural": natural_order, "balanced": balanced_order}
+def repeated_order(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return n places of labels (n,): a third of the pictures, each three times in a row, in other views.
+
+    Repeated augmentation (Hoffer et al. 2019, arXiv 1901.09335; three times as in DeiT, arXiv 2012.12877).
+    """
+    return rng.permutation(len(labels))[: -(-len(labels) // _REPEATS)].repeat(_REPEATS)[: len(labels)]
+
+
+ORDERS = {"natural": natural_order, "balanced": balanced_order, "repeated": repeated_order}
 
 
 def count_repeats(order: np.ndarray) -> np.ndarray:
@@ -49,4 +59,15 @@ def balanced_weights(labels: np.ndarray, classes: int) -> np.ndarray:
         classes: how many there are.
     """
     weights: np.ndarray = len(labels) / (classes * np.bincount(labels, minlength=classes))
+    return weights
+
+
+def present_weights(labels: np.ndarray) -> np.ndarray:
+    """Return for each class how many pictures lack it for one that has it, float64 (classes,).
+
+    Args:
+        labels: 0 and 1, (n, classes), every class at least once.
+    """
+    having = labels.sum(axis=0, dtype=np.int64)
+    weights: np.ndarray = np.maximum(len(labels) - having, 1) / having
     return weights

@@ -1,8 +1,8 @@
 """Packed data: pictures in tar files, read one by one from where a list says they are.
 
-A packed folder holds ``shard-00000.tar`` … and ``shards.csv``, a manifest ``image_path,label,split`` with four columns
-more: shard, offset and size in bytes of the picture file inside it, and its SHA-256. Any tar unpacks the shards, and
-the list is then the manifest of what comes out.
+A packed folder holds ``shard-00000.tar`` … and ``shards.csv``, a manifest ``image_path,label,split`` (or ``labels`` or
+``target``, by the task) with four columns more: shard, offset and size in bytes of the picture file inside it, and
+its SHA-256. Any tar unpacks the shards, and the list is then the manifest of what comes out.
 """
 
 from __future__ import annotations
@@ -17,13 +17,17 @@ from pathlib import Path
 
 import numpy as np
 
+from resnetv2 import tasks
 from resnetv2.data.manifest import NUMBER, SHA256, shorten
 from resnetv2.data.splits import SPLITS
+from resnetv2.data.targets import misread
 from resnetv2.errors import DataError
 
 SHARD_LIST = "shards.csv"
 COLUMNS = ("image_path", "label", "split", "shard", "offset", "size", "sha256")
 _SHARD = re.compile(r"shard-[0-9]{5,9}[.]tar")  # so that a list can name nothing outside its folder
+
+HEADS = {task: (COLUMNS[0], name, *COLUMNS[2:]) for task, name in tasks.COLUMNS.items()}  # first lines, by the task
 
 Row = tuple[str, str, str]  # path, label, split
 
@@ -81,8 +85,8 @@ class Shards:
         return Shards(self.folder, self.shard[order], self.offset[order], self.size[order], self.sha256[order])
 
 
-def read_shards(folder: Path) -> tuple[list[Row], Shards]:
-    """Read the list of a packed folder: path, label and split of every picture, and where its bytes are.
+def read_shards(folder: Path) -> tuple[list[Row], Shards, str]:
+    """Read the list of a packed folder: path, label and split of every picture, where its bytes are, and the task.
 
     Raises:
         DataError: a damaged list, or shards that are absent or shorter than the list says; all problems at once.
@@ -94,10 +98,12 @@ def read_shards(folder: Path) -> tuple[list[Row], Shards]:
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             reader = csv.reader(file)
-            if tuple(next(reader, ())) != COLUMNS:
+            head = tuple(next(reader, ()))
+            task = next((task for task, names in HEADS.items() if names == head), None)
+            if task is None:
                 raise DataError(f"{path} is no list of packed pictures: its first line must be {','.join(COLUMNS)}")
             for cells in reader:
-                if not _is_sound(cells):
+                if not _is_sound(task, cells):
                     problems.append(f"line {reader.line_num}: damaged")
                     continue
                 name, label, split, shard, offset, size, sha256 = cells
@@ -115,15 +121,20 @@ def read_shards(folder: Path) -> tuple[list[Row], Shards]:
         raise DataError(f"{folder} is not the folder that was packed; copy or pack it again:\n  {shown}")
     shard_, offset_, size_ = np.array(numbers, np.int64).reshape(-1, 3).T
     sha256_ = np.frombuffer(bytes(hashes), np.uint8).reshape(-1, 32)
-    return rows, Shards(folder, shard_.astype(np.int32), offset_.copy(), size_.copy(), sha256_)
+    return rows, Shards(folder, shard_.astype(np.int32), offset_.copy(), size_.copy(), sha256_), task
 
 
-def _is_sound(cells: Sequence[str]) -> bool:
+def _is_sound(task: str, cells: Sequence[str]) -> bool:
     if len(cells) != len(COLUMNS):
         return False
     name, label, split, shard, offset, size, sha256 = cells
     forms = (_SHARD, shard), (NUMBER, offset), (NUMBER, size), (SHA256, sha256)
-    return bool(name and label) and split in (*SPLITS, "") and all(form.fullmatch(text) for form, text in forms)
+    return (
+        bool(name)
+        and not misread(task, label)
+        and split in (*SPLITS, "")
+        and all(form.fullmatch(text) for form, text in forms)
+    )
 
 
 def _shorter(path: Path, end: int) -> Iterator[str]:

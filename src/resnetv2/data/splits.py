@@ -85,7 +85,7 @@ def join_groups(paths: Sequence[str], groups: Sequence[str] | None, copies: Sequ
 
 
 def assign_splits(
-    paths: Sequence[str], labels: Sequence[str], splits: Sequence[str], groups: Sequence[str] | None = None
+    paths: Sequence[str], labels: Sequence[tuple[str, ...]], splits: Sequence[str], groups: Sequence[str] | None = None
 ) -> list[str]:
     """Give every picture without a split one by a hash of its group: about 80 % train, 10 % val, 10 % test.
 
@@ -95,7 +95,7 @@ def assign_splits(
 
     Args:
         paths: of n pictures.
-        labels: n class names.
+        labels: the classes of each, one or several; every class gets pictures in each split if it can.
         splits: n of SPLITS, or "" where none is given.
         groups: n names of groups, as ``join_groups`` gives them; None where every picture is one of its own.
     """
@@ -127,12 +127,12 @@ def assign_splits(
     return out
 
 
-def _deal(name: str, members: list[int], labels: Sequence[str], order: Sequence[str]) -> _Unit:
+def _deal(name: str, members: list[int], labels: Sequence[tuple[str, ...]], order: Sequence[str]) -> _Unit:
     digest = hashlib.sha256(name.encode(errors="surrogateescape")).digest()
     share = int.from_bytes(digest[:6], "big") / 2**48
     tenth = int(10 * share)
     split = order[tenth + 1] if tenth + 1 < len(order) else "train"
-    return _Unit(share, members, frozenset(labels[i] for i in members), split)
+    return _Unit(share, members, frozenset(name for i in members for name in labels[i]), split)
 
 
 def _fill_empty_splits(units: Sequence[_Unit], order: Sequence[str]) -> None:

@@ -1,1 +1,1 @@
-"""Figures one can stand behind: ``metrics`` computes them, ``run`` evaluates a model on data."""
+"""Figures one can stand behind: what they are, and ``run``, which evaluates a model on data."""

@@ -65,7 +65,7 @@ def _read_rows(model: Path, provenance: Mapping[str, Any]) -> list[Row] | None:
     path = model.parent / MANIFEST
     if not (model.is_file() and path.is_file()):
         return None
-    rows = read_saved_manifest(path, path.parent, lambda _: True)
+    rows, _ = read_saved_manifest(path, path.parent, lambda _: True)
     return rows if digest_of(row[:3] for row in rows) == _digest(provenance) else None
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from resnetv2.errors import ConfigError, ModelFileError
 from resnetv2.runtime.pytorch import weights_of
-from resnetv2.training.optim import MovingAverage
+from resnetv2.training.average import MovingAverage
+from resnetv2.training.optimizers import load_state_tensors, state_tensors
 from resnetv2.weights.sealed import read_sealed, write_sealed
 
 KEPT = 2  # checkpoints: the newest, and one to fall back on
-KIND, SCHEMA_VERSION = "checkpoint", 1
+KIND, SCHEMA_VERSION = "checkpoint", 2
 
 
 @dataclass
@@ -32,8 +33,9 @@ class Progress:
     loss_sum: float = 0.0  # over the pictures of the epoch under way
     correct: int = 0
     seen: int = 0
-    best_correct: int = -1  # right answers on the validation pictures, of the best epoch
-    best_epoch: int = 0
+    best_epoch: int = 0  # 0: none yet
+    best_score: float = 0.0  # of the best epoch: the higher the better
+    best: dict[str, Any] = field(default_factory=dict)  # its figure on the validation pictures, with interval and n
     metrics_bytes: int = 0  # length of metrics.jsonl
 
 
@@ -44,7 +46,7 @@ class State:
     model: nn.Module
     average: MovingAverage
     optimizer: torch.optim.Optimizer
-    device: torch.device
+    scaler: torch.amp.GradScaler
 
 
 def save_checkpoint(folder: Path, progress: Progress, state: State, data: Mapping[str, Any]) -> None:
@@ -62,13 +64,9 @@ def save_checkpoint(folder: Path, progress: Progress, state: State, data: Mappin
     model, average, optimizer = state.model, state.average, state.optimizer
     tensors = {f"model.{k}": v for k, v in weights_of(model).items()}
     tensors |= {f"average.{k}": v for k, v in weights_of(average.average).items()}
-    tensors |= {f"momentum.{k}": v for k, v in _momenta(model, optimizer).items()}
-    tensors["rng.cpu"] = torch.get_rng_state()
-    if state.device.type == "cuda":
-        tensors["rng.cuda"] = torch.cuda.get_rng_state(state.device)
-    elif state.device.type == "mps":
-        tensors["rng.mps"] = torch.mps.get_rng_state()
+    tensors |= {f"optimizer.{k}": v for k, v in state_tensors(model, optimizer).items()}
     header = {"kind": KIND, "schema_version": SCHEMA_VERSION, "data": dict(data), "progress": asdict(progress)}
+    header["scaler"] = state.scaler.state_dict()
     arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in tensors.items()}
     write_sealed(folder / f"step-{progress.step:08d}.safetensors", header, arrays)
     for old in list_checkpoints(folder)[KEPT:]:
@@ -103,7 +101,9 @@ def read_newest(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray], li
 def restore(
     header: Mapping[str, Any], tensors: Mapping[str, np.ndarray], state: State, data: Mapping[str, Any]
 ) -> Progress:
-    """Put a checkpoint into network, average, optimizer and random generators; return where the run was.
+    """Put a checkpoint into network, average and optimizer; return where the run was.
+
+    Random generators have no state to restore: every choice is drawn from the seed and the number of its step.
 
     Raises:
         ConfigError: the checkpoint is of another version, or of a run on other data.
@@ -122,20 +122,6 @@ def restore(
     model.load_state_dict(part("model."))
     average.average.load_state_dict(part("average."))
     average.step = progress.average_step
-    parameters = dict(model.named_parameters())
-    for name, momentum in part("momentum.").items():
-        parameter = parameters[name]
-        optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(momentum)
-    torch.set_rng_state(values["rng.cpu"])
-    if state.device.type == "cuda" and "rng.cuda" in values:
-        torch.cuda.set_rng_state(values["rng.cuda"], state.device)
-    elif state.device.type == "mps" and "rng.mps" in values:
-        torch.mps.set_rng_state(values["rng.mps"])
+    load_state_tensors(model, optimizer, part("optimizer."))
+    state.scaler.load_state_dict(header["scaler"])
     return progress
-
-
-def _momenta(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    found = {
-        name: optimizer.state[p].get("momentum_buffer") for name, p in model.named_parameters() if p in optimizer.state
-    }
-    return {name: momentum for name, momentum in found.items() if momentum is not None}

@@ -6,9 +6,11 @@ import time
 from collections import deque
 from typing import Any, Self
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 from resnetv2.console import talk
+from resnetv2.training.checkpoint import Progress
 from resnetv2.training.speed import Speed
 
 
@@ -22,7 +24,7 @@ class Display:
 
     def __init__(self, total: int, done: int = 0) -> None:
         self.console = talk()
-        self.bar = Progress(
+        self.bar = Bar(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=None),
             MofNCompleteColumn(),
@@ -43,20 +45,31 @@ class Display:
     def __exit__(self, *exception: object) -> None:
         self.bar.stop()
 
-    def step(self, epoch: int, epochs: int, pictures: int, loss: float, top1: float, rate: float) -> None:
-        """Show one more step: pictures in it, the epoch's mean loss and accuracy so far, the learning rate."""
+    def step(self, progress: Progress, epochs: int, pictures: int, rate: float, is_counted: bool) -> None:
+        """Show one more step.
+
+        Args:
+            progress: of the run: its epoch's mean loss and accuracy so far are shown.
+            epochs: of the whole run.
+            pictures: of the step.
+            rate: the learning rate.
+            is_counted: whether right answers are counted.
+        """
         self.recent.append((time.monotonic(), pictures))
         elapsed = self.recent[-1][0] - self.recent[0][0]
         speed = sum(n for _, n in list(self.recent)[1:]) / elapsed if elapsed else 0.0
-        figures = f"loss {loss:.3f}  top-1 {top1:6.2%}  lr {rate:.2g}  {speed:,.0f} img/s"
-        self.bar.update(self.task, advance=1, description=f"epoch {epoch}/{epochs}", figures=figures)
+        top1 = f"  top-1 {progress.correct / progress.seen:6.2%}" if is_counted else ""
+        figures = f"loss {progress.loss_sum / progress.seen:.3f}{top1}  lr {rate:.2g}  {speed:,.0f} img/s"
+        self.bar.update(self.task, advance=1, description=f"epoch {progress.epoch + 1}/{epochs}", figures=figures)
 
     def epoch(self, line: dict[str, Any], epochs: int, seconds: float, speed: Speed, best: bool) -> None:
         """Print the line of a finished epoch: figures, rate and what bounds it, time; a star marks the best so far."""
+        train_top1 = f"  top-1 {line['train_top1']:6.2%}" if "train_top1" in line else ""
+        shown = {"val_top1": "{:7.2%}", "val_map": "mAP {:7.2%}", "val_mae": "mean error {:.4g}"}
+        score = next(text.format(line[key]) for key, text in shown.items() if key in line)
         self.say(
-            f"epoch {line['epoch']:{len(str(epochs))}d}/{epochs}  "
-            f"loss {line['train_loss']:.4f}  top-1 {line['train_top1']:6.2%}"
-            f"  │ val {line['val_loss']:.4f}  {line['val_top1']:7.2%}"
+            f"epoch {line['epoch']:{len(str(epochs))}d}/{epochs}  loss {line['train_loss']:.4f}{train_top1}"
+            f"  │ val {line['val_loss']:.4f}  {score}"
             f"  │ {speed.images_per_s:,.0f} img/s ({speed.limit}-bound)  {seconds:.1f} s{'  ★' if best else ''}"
         )
 

@@ -32,11 +32,11 @@ class Mix:
         return self.mixup > 0 or self.cutmix > 0
 
     def __call__(self, pictures: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Return mixed pictures float (N, C, H, W) and soft labels float32 (N, num_classes) that sum to 1.
+        """Return mixed pictures float (N, C, H, W) and labels mixed in the same shares, float32 (N, num_classes).
 
         Args:
             pictures: normalised, float (N, C, H, W).
-            labels: int64 (N,).
+            labels: class indices int64 (N,), or already float (N, num_classes).
             rng: the source of every choice about this batch.
         """
         is_cut = self.cutmix > 0 and (self.mixup == 0 or rng.random() < 0.5)
@@ -50,7 +50,7 @@ class Mix:
             share = 1 - (bottom - top) * (right - left) / (pictures.shape[2] * pictures.shape[3])
         else:
             mixed = share * pictures + (1 - share) * pictures[others]
-        one_hot = F.one_hot(labels, self.num_classes).float()
+        one_hot = F.one_hot(labels, self.num_classes).float() if labels.ndim == 1 else labels
         return mixed, share * one_hot + (1 - share) * one_hot[others]
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol
 
-from resnetv2.data.load import Batch, Loader
+from resnetv2.data.load import Batch
 
 _TICK = 1e-9  # seconds, so that nothing is divided by none
 
@@ -31,9 +31,22 @@ class Speed:
         """The slower of "loader" and "model"."""
         return "loader" if self.loader_images_per_s < self.model_images_per_s else "model"
 
+    def figures(self) -> dict[str, float]:
+        """Return the figures by name."""
+        return asdict(self)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the figures with the limit, for JSON."""
-        return {"limit": self.limit, **asdict(self)}
+        return {"limit": self.limit, **self.figures()}
+
+
+class Timed(Protocol):
+    """A loader that tells how long its workers have worked, all of them together, and how many they are."""
+
+    workers: int
+
+    @property
+    def seconds(self) -> float: ...
 
 
 class Stopwatch:
@@ -43,15 +56,15 @@ class Stopwatch:
         loader: whose batches are timed.
     """
 
-    def __init__(self, loader: Loader) -> None:
+    def __init__(self, loader: Timed) -> None:
         self.loader = loader
         self.began, self.worked = time.perf_counter(), loader.seconds
         self.waited, self.pictures = 0.0, 0
 
-    def batches(self, epoch: int, start: int) -> Iterator[Batch]:
-        """Yield the loader's batches."""
+    def watch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Yield batches of the loader."""
         asked = time.perf_counter()
-        for batch in self.loader.batches(epoch, start):
+        for batch in batches:
             self.waited += time.perf_counter() - asked
             self.pictures += len(batch.labels)
             yield batch

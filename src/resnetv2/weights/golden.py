@@ -23,10 +23,11 @@ def golden_pictures(image_size: int) -> tuple[bytes, ...]:
     scale = max(1, image_size // 32)
     wide = wide.resize((wide.width * scale, wide.height * scale), Image.Resampling.NEAREST)
     tall = tall.resize((image_size, 2 * image_size), Image.Resampling.BICUBIC)
-    return tuple(_to_png(picture) for picture in (wide, tall, small))
+    return tuple(to_png(picture) for picture in (wide, tall, small))
 
 
-def _to_png(picture: Image.Image) -> bytes:
+def to_png(picture: Image.Image) -> bytes:
+    """Return a picture as a PNG file without metadata."""
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")
     return buffer.getvalue()

@@ -1,9 +1,9 @@
 """The model file: one ``.safetensors`` file that says what it is and can prove it.
 
-Its JSON header holds the schema version, architecture, preprocessing, classes, provenance and metrics. Its tensors are
-the weights by their names in ``ResNetV2``, and the golden samples: ``golden.picture.0`` … (the encoded bytes of small
-pictures) and ``golden.logits`` (what the network answers to them), so that decoding, resizing and network can all be
-replayed. A SHA-256 covers all of it. Works without torch.
+Its JSON header holds the schema version, task, architecture, preprocessing, classes, provenance and metrics. Its
+tensors are the weights by their names in ``ResNetV2``, and the golden samples: ``golden.picture.0`` … (the encoded
+bytes of small pictures) and ``golden.logits`` (what the network answers to them), so that decoding, resizing and
+network can all be replayed. A SHA-256 covers all of it. Works without torch.
 """
 
 from __future__ import annotations
@@ -19,20 +19,23 @@ import numpy as np
 from resnetv2.config import ResNetV2Config
 from resnetv2.errors import ConfigError, ModelFileError
 from resnetv2.preprocess import Preprocessing
+from resnetv2.tasks import check_task
 from resnetv2.weights.sealed import read_seal, read_sealed, write_sealed
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KIND = "model"
 _LOGITS, _PICTURE = "golden.logits", "golden.picture."
 _FIELDS: dict[str, type] = {
     "kind": str,
     "schema_version": int,
+    "task": str,
     "architecture": dict,
     "preprocessing": dict,
     "classes": list,
     "provenance": dict,
     "metrics": dict,
 }
+_ADDED = {2: {"task": "classification"}}  # fields that a version brought, with what they are in older files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,8 @@ class Header:
 
     architecture: ResNetV2Config
     preprocessing: Preprocessing
-    classes: tuple[str, ...]  # by index of the logits; none in a network without a head
+    classes: tuple[str, ...]  # by index of the logits; none in a network without a head, one where it measures
+    task: str = "classification"  # of TASKS: what the logits mean
     provenance: Mapping[str, Any] = field(default_factory=dict)  # source, licence, recipe, data
     metrics: Mapping[str, Any] = field(default_factory=dict)  # measured figures, each with its n
 
@@ -50,6 +54,7 @@ class Header:
             raise ConfigError(f"a model file is for RGB pictures: in_chans must be 3, got {self.architecture.in_chans}")
         if len(self.classes) != self.architecture.num_classes:
             raise ConfigError(f"{len(self.classes)} class names for {self.architecture.num_classes} classes")
+        check_task(self.task)
         if len(set(self.classes)) != len(self.classes):
             twice = [repr(name) for name, times in Counter(self.classes).items() if times > 1]
             raise ConfigError(f"class names must differ from each other: {', '.join(twice[:12])} more than once")
@@ -64,6 +69,7 @@ class Header:
         return {
             "kind": KIND,
             "schema_version": SCHEMA_VERSION,
+            "task": self.task,
             "architecture": self.architecture.to_dict(),
             "preprocessing": self.preprocessing.to_dict(),
             "classes": list(self.classes),
@@ -135,11 +141,14 @@ def _parse(path: Path, values: Mapping[str, Any]) -> Header:
         version = values["schema_version"]
         if type(version) is int and version > SCHEMA_VERSION:
             raise _newer(path, version)
+        added = [fields for since, fields in _ADDED.items() if type(version) is int and version < since]
+        values = {**values, **{name: value for fields in added for name, value in fields.items()}}
         _check_fields(values)
         return Header(
             architecture=ResNetV2Config.from_dict(values["architecture"]),
             preprocessing=Preprocessing.from_dict(values["preprocessing"]),
             classes=tuple(values["classes"]),
+            task=values["task"],
             provenance=values["provenance"],
             metrics=values["metrics"],
         )

@@ -29,7 +29,7 @@ def write_sealed(path: Path, header: Mapping[str, Any], tensors: Mapping[str, np
         Error: the file system refused.
     """
     arrays = {name: np.asarray(value, order="C") for name, value in tensors.items()}
-    sealed = {**header, _DIGEST: _digest(header, arrays)}
+    sealed = {**header, _DIGEST: digest_of(header, arrays)}
     with replace_file(path) as temporary:
         try:
             save_file(arrays, temporary, {_KEY: _to_text(sealed)})
@@ -73,7 +73,7 @@ def read_sealed(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  no mapping, it has only keys()
         except (SafetensorError, OSError, TypeError) as error:
             raise ModelFileError(f"{path} is damaged: {error}") from error
-        if _digest(header, tensors) != digest:
+        if digest_of(header, tensors) != digest:
             raise ModelFileError(f"{path} was changed after it was written: its SHA-256 does not match")
     return header, tensors
 
@@ -106,7 +106,8 @@ def _to_text(header: Mapping[str, Any]) -> str:
     return json.dumps(header, sort_keys=True)  # ASCII: what is no UTF-8, such as a lone surrogate, has its escape
 
 
-def _digest(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
+def digest_of(header: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> str:
+    """Return the SHA-256 of a header and of every tensor's name, type, shape and bytes."""
     digest = hashlib.sha256(_to_text(header).encode())
     for name in sorted(tensors):
         tensor = tensors[name]
