@@ -3,6 +3,8 @@
 import hashlib
 import os
 import struct
+import threading
+import time
 import tracemalloc
 import zlib
 
@@ -207,7 +209,7 @@ def test_a_picture_costs_a_few_hundred_bytes_of_memory(decoded, tmp_path, monkey
     n = 20_000
     (tmp_path / "data").mkdir()
     facts = examine(encode(noise(4, 4)))
-    monkeypatch.setattr(module, "_examine", lambda path: facts)
+    monkeypatch.setattr(module, "_examine", lambda *_: facts)
     keys = np.random.default_rng(0).integers(1, 2**63, (n, 2)).astype(np.uint64)
     monkeypatch.setattr(module, "file_keys", lambda root, paths: keys.copy())
     index = index_of(tmp_path / "data", [f"{i}.png" for i in range(n)])
@@ -217,6 +219,44 @@ def test_a_picture_costs_a_few_hundred_bytes_of_memory(decoded, tmp_path, monkey
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 1_000 * n  # three or four copies of a row of 150 bytes, and what other threads happen to take
+
+
+@pytest.mark.parametrize("large", ["file", "picture"])
+def test_large_pictures_are_taken_one_at_a_time_and_the_others_beside_them(tmp_path, monkeypatch, large):
+    for i in range(6):
+        write_picture(
+            tmp_path / f"large{i}.png", noise(90, 90, i) if large == "file" else Image.new("L", (300, 300), i)
+        )
+        write_picture(tmp_path / f"small{i}.png", noise(8, 8, i))
+    monkeypatch.setattr(module, "_LARGE", 10_000)
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 8)
+    under_way, most, lock = [], {"large": 0, "all": 0}, threading.Lock()
+
+    def slow(data):
+        facts = examine(data)
+        with lock:
+            under_way.append(int(facts["width"]))
+            most["large"] = max(most["large"], sum(width > 8 for width in under_way))
+            most["all"] = max(most["all"], len(under_way))
+        time.sleep(0.02)
+        with lock:
+            under_way.remove(int(facts["width"]))
+        return facts
+
+    monkeypatch.setattr(module, "examine", slow)
+    found = examine_pictures(index_of(tmp_path))
+    assert not found.reasons
+    assert most["large"] == 1
+    assert most["all"] > 1
+
+
+def test_pixels_are_hashed_as_one_whatever_the_strips(monkeypatch):
+    data = encode(noise(60, 41))
+    whole = examine(data)["pixels"].tolist()
+    monkeypatch.setattr(module, "_STRIP", 500)
+    assert examine(data)["pixels"].tolist() == whole
+    shape = hashlib.blake2b(b"60 41 " + noise(60, 41).tobytes(), digest_size=16)
+    assert whole == np.frombuffer(shape.digest(), np.uint64).tolist()
 
 
 def test_a_jpeg_cut_at_every_kilobyte_is_refused(tmp_path):

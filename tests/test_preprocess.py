@@ -701,6 +701,69 @@ def test_a_preprocessing_survives_json():
         assert Preprocessing.from_dict(json.loads(json.dumps(one.to_dict()))) == one
 
 
+# --- HEIF ---
+
+
+def heif(picture, **options):
+    """Return the bytes of a HEIC file."""
+    pillow_heif, file = pytest.importorskip("pillow_heif"), io.BytesIO()
+    pillow_heif.from_pillow(picture).save(file, quality=-1, chroma=444, matrix_coefficients=0, **options)  # lossless
+    return file.getvalue()
+
+
+def test_heif_is_read_and_pillow_is_left_as_it_was(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(heif(noise(40, 24)))
+    before = dict(Image.OPEN), dict(Image.EXTENSION)
+    np.testing.assert_array_equal(pixels(tmp_path / "x.jpg"), np.asarray(noise(40, 24)))
+    np.testing.assert_array_equal(open_pixels(tmp_path / "x.jpg"), np.asarray(noise(40, 24)))
+    assert (dict(Image.OPEN), dict(Image.EXTENSION)) == before
+
+
+def test_transparency_of_heif_shows_white():
+    picture = noise(40, 24).convert("RGBA")
+    picture.putalpha(0)
+    assert (pixels(heif(picture)) == 255).all()
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_heif_is_turned_upright_once(orientation):
+    picture, exif = noise(40, 24), Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    found = pixels(heif(picture, exif=exif.tobytes()))
+    np.testing.assert_array_equal(found, pixels(encode(picture, exif=exif)))
+    assert found.shape == ((40, 24, 3) if orientation > 4 else (24, 40, 3))
+
+
+def test_heif_above_the_budget_is_refused_from_its_header(monkeypatch):
+    data = heif(noise(40, 24))
+    monkeypatch.setattr(preprocess, "MAX_PIXELS", 40 * 24 - 1)
+    with pytest.raises(DataError, match=r"^40×24 pixels, more than the 959 allowed$"):
+        open_picture(data)
+
+
+def test_damaged_heif_is_refused_or_answered():
+    data, rng, refused = heif(noise(64, 64)), np.random.default_rng(0), 0
+    for _ in range(60):
+        bad = bytearray(data)
+        for place in rng.integers(0, len(bad) if rng.random() < 0.5 else 400, 4):  # what describes it stands first
+            bad[place] = rng.integers(256)
+        try:
+            assert pixels(bytes(bad)).dtype == np.uint8
+        except DataError:
+            refused += 1
+    assert refused > 20
+    for length in range(12, len(data) - 1, len(data) // 20):
+        with pytest.raises(DataError, match=r"^damaged picture: ."):
+            open_picture(data[:length])
+
+
+def test_without_pillow_heif_the_way_to_get_it_is_told(monkeypatch):
+    data = heif(noise(8, 8))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(DataError, match=r'needs pillow-heif: pip install "resnetv2\[heif\]"$'):
+        open_picture(data)
+
+
 # --- the same pixels, sooner ---
 
 

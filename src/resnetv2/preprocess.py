@@ -26,7 +26,24 @@ except ImportError:  # it is quicker, and nothing else: Pillow gives the same pi
     simplejpeg = None
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
+SUFFIXES = frozenset(
+    {
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".mpo",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".heic",
+        ".heif",
+        ".hif",
+    }
+)
 MAX_PIXELS = 89_478_485  # 0.25 GiB of RGB, the size at which Pillow itself begins to warn
 MAX_SIDE = 8192  # of what a network is given
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
@@ -43,6 +60,8 @@ SAMPLING = {  # of which filters each is published
     "asymmetric": ("bilinear",),
 }
 CROP_OFFSET: dict[str, Callable[[float], int]] = {"round": round, "floor": math.floor}
+
+_HEIF = frozenset({b"heic", b"heix", b"heim", b"heis", b"mif1"})  # brands of files that hold pictures coded by HEVC
 
 _TURNED = range(2, 9)  # EXIF orientations that are not upright, and those of them …
 _ON_ITS_SIDE = range(5, 9)  # … that swap width and height
@@ -202,6 +221,7 @@ def _shorten(picture: Image.Image) -> Image.Image:
 def open_picture(source: Readable | bytes, reduction: Callable[[int, int], int] | None = None) -> Image.Image:
     """Decode a picture file completely and return it as RGB, upright.
 
+    JPEG, PNG, WebP, BMP, GIF, TIFF and AVIF are Pillow's to decode, HEIF is pillow-heif's where that is installed.
     One rule for every mode: EXIF orientation is applied; transparency is composited on white; 16-bit grey is scaled
     to 8 bits; float grey is taken as 0 to 1 if all of it lies there, else as 0 to 255; palette, CMYK, YCbCr, grey and
     1-bit are converted; of an animation the first frame counts. The content decides the format, not the file's ending.
@@ -251,7 +271,7 @@ def _read(source: Readable | bytes) -> bytes:
 def _opened(data: bytes) -> Iterator[Image.Image]:
     """Yield a picture whose header is read; what it raises in the block tells what is wrong with the file."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with open_header(data) as image:
             _check_budget(image)
             yield image
     except DataError:
@@ -261,7 +281,24 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         raise DataError(f"not a picture in a known format ({', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
-        raise DataError(f"damaged picture: {error or type(error).__name__}") from error
+        raise DataError(f"damaged picture: {str(error).strip() or type(error).__name__}") from error
+
+
+def open_header(data: bytes) -> Image.Image:
+    """Return a picture of which nothing is decoded but the header, by Pillow or, if it is HEIF, by pillow-heif.
+
+    Raises:
+        DataError: HEIF, and pillow-heif is not installed.
+        OSError, SyntaxError, ValueError and others: what Pillow raises; see ``open_picture``.
+    """
+    if data[4:8] != b"ftyp" or data[8:12] not in _HEIF or b"avif" in data[16:48]:  # AVIF may be called mif1, too
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    try:
+        from pillow_heif import HeifImageFile  # its class alone: registered, it would change what Image.open takes
+    except ImportError as error:
+        raise DataError('a HEIF picture, which needs pillow-heif: pip install "resnetv2[heif]"') from error
+    image: Image.Image = HeifImageFile(io.BytesIO(data))
+    return image
 
 
 def _finish(image: Image.Image) -> Image.Image:
