@@ -297,7 +297,7 @@ def open_header(data: bytes) -> Image.Image:
         from pillow_heif import HeifImageFile  # its class alone: registered, it would change what Image.open takes
     except ImportError as error:
         raise DataError('a HEIF picture, which needs pillow-heif: pip install "resnetv2[heif]"') from error
-    image: Image.Image = HeifImageFile(io.BytesIO(data))
+    image: Image.Image = HeifImageFile(io.BytesIO(data))  # type: ignore[no-untyped-call]
     return image
 
 

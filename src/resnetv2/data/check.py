@@ -336,10 +336,9 @@ def _looks(index: Index, facts: np.ndarray, readable: np.ndarray) -> dict[str, l
 
 def _endings(index: Index, facts: np.ndarray, readable: np.ndarray) -> list[Item]:
     found = []
-    for i in np.flatnonzero(readable).tolist():
-        content = facts["format"][i].decode()
-        ending = os.path.splitext(index.paths[i])[1].lower()  # noqa: PTH122  ten times as fast
-        if ending not in _ENDINGS.get(content, {f".{content.lower()}"}):
+    for i, (path, format_, there) in enumerate(zip(index.paths, facts["format"].tolist(), readable, strict=True)):
+        content, ending = format_.decode(), os.path.splitext(path)[1].lower()  # noqa: PTH122  ten times as fast
+        if there and ending not in _ENDINGS.get(content, {f".{content.lower()}"}):
             found.append(item_of(index, i, f"holds {content}"))
     return found
 

