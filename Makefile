@@ -10,7 +10,7 @@ endif
 STAMP = $(BIN)/python -c "import pathlib, sys; [pathlib.Path(name).touch() for name in sys.argv[1:]]"
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-slow peers check lint types imports format bench clean
+.PHONY: demo test test-slow fuzz peers check lint types imports format bench clean
 
 demo: .venv/.train  ## train, evaluate, predict and verify on real handwritten digits
 	$(BIN)/resnetv2 demo
@@ -20,6 +20,9 @@ test: .venv/.dev  ## the default tests
 
 test-slow: .venv/.dev  ## every test
 	$(BIN)/python -m pytest -m "slow or not slow"
+
+fuzz: .venv/.dev  ## two minutes of mutated pictures
+	$(BIN)/python tests/fuzz_pictures.py --seconds 120 --first $(shell $(PYTHON) -c "import time; print(int(time.time()))")
 
 peers: .venv-peers/.peers  ## compare with the publishers' own packages; a quarter of an hour, and TensorFlow to install
 	KERAS_BACKEND=torch .venv-peers/bin/python -m pytest -m peers -rs

@@ -21,9 +21,11 @@ import numpy as np
 from PIL import Image
 
 from resnetv2.data.augment import Augment
+from resnetv2.data.crews import Budget
 from resnetv2.data.index import read_index
-from resnetv2.data.load import Budget, Loader
+from resnetv2.data.load import Loader
 from resnetv2.preprocess import Preprocessing
+from resnetv2.runtime.pytorch import choose_resize
 
 SCALE, RATIO = (0.35, 1.0), (3 / 4, 4 / 3)
 
@@ -70,7 +72,7 @@ class Pictures:
         picture = picture.crop((left, top, left + w, top + h)).resize((self.size, self.size), random.choice(filters))
         if random.random() < 0.5:
             picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return np.asarray(picture), int(self.samples.labels[index])
+        return np.array(picture), int(self.samples.labels[index])
 
 
 def bare(samples, size, _batch, workers):
@@ -93,12 +95,12 @@ def rate(batches, pictures_of):
     return count / (time.perf_counter() - start)
 
 
-def ours(samples, size, batch, workers, dct_scaling=True, budget=0):
+def ours(samples, size, batch, workers, dct_scaling=True, budget=0, worker_type="threads"):
     """Return the pictures a second of an epoch; with a budget of the second one."""
-    augment = Augment(scale=SCALE, ratio=RATIO, hflip=0.5, dct_scaling=dct_scaling)
+    augment = Augment(scale=SCALE, ratio=RATIO, hflip=0.5, dct_scaling=dct_scaling, resize=choose_resize())
     settings = Preprocessing(image_size=size, resize=size)
-    loader = Loader(samples, batch, settings, augment, 0, workers, Budget(budget))
-    if budget:
+    loader = Loader(samples, batch, settings, augment, 0, workers, Budget(budget), worker_type=worker_type)
+    if budget or worker_type == "processes":  # what is kept, or started, for all epochs
         list(loader.batches())
     return rate(loader.batches(epoch=1), lambda batch: len(batch.labels))
 
@@ -138,6 +140,7 @@ def main():
         "bare": bare,
         "ours": ours,
         "ours, whole decode": lambda *a: ours(*a, dct_scaling=False),
+        "ours, processes": lambda *a: ours(*a, worker_type="processes"),
         "DataLoader": dataloader,
     }
     if arguments.keep_mb:

@@ -148,7 +148,7 @@ def test_rotation_and_shear_go_as_far_as_the_papers_say(monkeypatch):
 
 
 def test_a_policy_changes_what_is_cropped_and_mirrored_and_none_changes_no_bit():
-    picture = noise(50, 40)
+    picture = np.asarray(noise(50, 40))
     plain = Augment(scale=(0.3, 1), ratio=(0.75, 4 / 3), hflip=0.5)
     for name in NAMES:
         augment = Augment(scale=(0.3, 1), ratio=(0.75, 4 / 3), hflip=0.5, auto_augment=name)

@@ -93,6 +93,16 @@ def test_a_copy_in_another_class_of_another_split_is_told_as_both(data):
         assert [item.group for item in finding.items] == [1, 1, 2, 2]
 
 
+def test_a_leak_to_the_pixel_is_told_as_one_beside_a_near_copy(data):
+    original = data / "train" / "cat" / "5.png"
+    shutil.copy(original, data / "val" / "cat" / "copy.png")
+    Image.open(original).save(data / "train" / "cat" / "saved.jpg")
+    found = findings(data)
+    assert sorted(paths(found["leak"])) == ["train/cat/5.png", "val/cat/copy.png"]
+    assert sorted(paths(found["leak_near"])) == ["train/cat/5.png", "train/cat/saved.jpg", "val/cat/copy.png"]
+    assert set(found) == {"leak", "leak_near"}
+
+
 def test_pictures_that_teach_little_are_told(data):
     cat = data / "train" / "cat"
     write_picture(cat / "blank.png", Image.new("RGB", (64, 64), (9, 200, 9)))

@@ -71,7 +71,9 @@ def test_a_lossless_copy_is_exact(parts):
 
 def test_groups_join_what_is_near_to_one_of_theirs(parts):
     pictures = [parts[2], jpeg(parts[2], 50), parts[3], parts[2], COPIES["half the size"](jpeg(parts[2], 50))]
-    assert groups_of(facts_of(pictures)) == [((0, 1, 3, 4), False)]
+    facts = facts_of(pictures)
+    assert groups_of(facts) == [((0, 1, 3, 4), False)]
+    assert find_groups(facts, np.ones(len(facts), bool))[0].copies == ((0, 3),)
 
 
 def test_what_cannot_be_read_is_in_no_group(parts):

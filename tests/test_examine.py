@@ -3,11 +3,17 @@
 import hashlib
 import os
 import struct
+import sys
+import threading
+import time
 import tracemalloc
 import zlib
+from pathlib import Path
 
+import fuzz_pictures
 import numpy as np
 import pytest
+from fuzz_pictures import fuzz
 from pictures import encode, noise, write_picture
 from PIL import Image
 
@@ -15,17 +21,7 @@ from resnetv2.data import examine as module
 from resnetv2.data.examine import examine, examine_pictures
 from resnetv2.data.index import Index, read_index
 from resnetv2.data.packing import pack
-from resnetv2.errors import DataError
 
-MODES = {  # that each format can hold
-    "JPEG": ("RGB", "L", "CMYK"),
-    "PNG": ("RGB", "L", "P", "RGBA", "I;16"),
-    "GIF": ("P", "L"),
-    "BMP": ("RGB", "L", "P"),
-    "TIFF": ("RGB", "L", "P", "CMYK", "RGBA", "F"),
-    "WEBP": ("RGB", "RGBA"),
-    "AVIF": ("RGB", "RGBA"),
-}
 LONG_AGO = 1_500_000_000
 
 
@@ -207,7 +203,7 @@ def test_a_picture_costs_a_few_hundred_bytes_of_memory(decoded, tmp_path, monkey
     n = 20_000
     (tmp_path / "data").mkdir()
     facts = examine(encode(noise(4, 4)))
-    monkeypatch.setattr(module, "_examine", lambda path: facts)
+    monkeypatch.setattr(module, "_examine", lambda *_: facts)
     keys = np.random.default_rng(0).integers(1, 2**63, (n, 2)).astype(np.uint64)
     monkeypatch.setattr(module, "file_keys", lambda root, paths: keys.copy())
     index = index_of(tmp_path / "data", [f"{i}.png" for i in range(n)])
@@ -217,6 +213,44 @@ def test_a_picture_costs_a_few_hundred_bytes_of_memory(decoded, tmp_path, monkey
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert peak < 1_000 * n  # three or four copies of a row of 150 bytes, and what other threads happen to take
+
+
+@pytest.mark.parametrize("large", ["file", "picture"])
+def test_large_pictures_are_taken_one_at_a_time_and_the_others_beside_them(tmp_path, monkeypatch, large):
+    for i in range(6):
+        write_picture(
+            tmp_path / f"large{i}.png", noise(90, 90, i) if large == "file" else Image.new("L", (300, 300), i)
+        )
+        write_picture(tmp_path / f"small{i}.png", noise(8, 8, i))
+    monkeypatch.setattr(module, "_LARGE", 10_000)
+    monkeypatch.setattr(module.os, "cpu_count", lambda: 8)
+    under_way, most, lock = [], {"large": 0, "all": 0}, threading.Lock()
+
+    def slow(data):
+        facts = examine(data)
+        with lock:
+            under_way.append(int(facts["width"]))
+            most["large"] = max(most["large"], sum(width > 8 for width in under_way))
+            most["all"] = max(most["all"], len(under_way))
+        time.sleep(0.02)
+        with lock:
+            under_way.remove(int(facts["width"]))
+        return facts
+
+    monkeypatch.setattr(module, "examine", slow)
+    found = examine_pictures(index_of(tmp_path))
+    assert not found.reasons
+    assert most["large"] == 1
+    assert most["all"] > 1
+
+
+def test_pixels_are_hashed_as_one_whatever_the_strips(monkeypatch):
+    data = encode(noise(60, 41))
+    whole = examine(data)["pixels"].tolist()
+    monkeypatch.setattr(module, "_STRIP", 500)
+    assert examine(data)["pixels"].tolist() == whole
+    shape = hashlib.blake2b(b"60 41 " + noise(60, 41).tobytes(), digest_size=16)
+    assert whole == np.frombuffer(shape.digest(), np.uint64).tolist()
 
 
 def test_a_jpeg_cut_at_every_kilobyte_is_refused(tmp_path):
@@ -263,52 +297,25 @@ def test_pictures_of_extreme_shapes_have_facts(size):
     assert (facts["width"], facts["height"]) == size
 
 
-def mutations(seed, data):
-    """Yield damaged copies: bytes changed, cut out, doubled, or the end gone."""
-    rng = np.random.default_rng(seed)
-    while True:
-        bad = bytearray(data)
-        kind, place = rng.integers(4), int(rng.integers(len(data)))
-        length = int(rng.integers(1, 40))
-        if kind == 0:
-            for i in rng.integers(0, len(bad), rng.integers(1, 9)):
-                bad[i] = rng.integers(256)
-        elif kind == 1:
-            del bad[place : place + length]
-        elif kind == 2:
-            bad[place:place] = bad[place : place + length]
-        else:
-            del bad[place:]
-        yield bytes(bad)
-
-
-def answer_or_refuse(seeds):
-    """Examine mutated pictures of every format; return the widths answered and the reasons of refusal."""
-    widths, reasons = [], []
-    for format, modes in MODES.items():  # noqa: A001  Pillow's word
-        for seed in seeds:
-            picture = noise(24, 20, seed).convert("L").convert(modes[seed % len(modes)])
-            for _, bad in zip(range(10), mutations(seed, encode(picture, format)), strict=False):
-                try:
-                    widths.append(int(examine(bad)["width"]))
-                except DataError as error:
-                    reasons.append(str(error))
-    return widths, reasons
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, about damaged metadata
-def test_mutated_pictures_are_answered_or_refused():
-    widths, reasons = answer_or_refuse(range(6))
-    assert len(widths) + len(reasons) == 7 * 60
-    assert min(len(widths), len(reasons)) > 30  # the mutations are neither harmless nor all deadly
-    assert min(widths) > 0
-    assert all(reasons)
+def test_mutated_pictures_are_answered_or_refused_the_same_way_by_every_reader():
+    tally = fuzz(0, 800)
+    assert tally["answered"] + tally["refused"] == 800
+    assert min(tally["answered"], tally["refused"]) > 150  # the mutations are neither harmless nor all deadly
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_ten_thousand_mutated_pictures_are_answered_or_refused():
-    widths, reasons = answer_or_refuse(range(100, 243))
-    assert len(widths) + len(reasons) == 10_010
-    assert all(widths)
-    assert all(reasons)
+    tallies = [fuzz(first, 1000) for first in range(0, 10_000, 1000)]
+    assert sum(tally["answered"] + tally["refused"] for tally in tallies) == 10_000
+
+
+def test_a_case_that_hangs_or_crashes_is_told_by_its_number(monkeypatch, tmp_path):
+    script = tmp_path / "fuzz_pictures.py"
+    source = Path(fuzz_pictures.__file__).read_text()
+    for fault, words in (("os.abort()", "Abort"), ("time.sleep(60)", "Timeout"), ("raise KeyError(1)", "KeyError")):
+        body = source.replace("def attempt(data):", f"def attempt(data):\n    import os; {fault}", 1)
+        script.write_text(body.replace("PATIENCE = 10", "PATIENCE = 1"))
+        monkeypatch.setattr(fuzz_pictures, "__file__", str(script))
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+        with pytest.raises(AssertionError, match=rf"case 7: exit code (.|\n)*{words}"):
+            fuzz(7, 2)

@@ -170,9 +170,8 @@ def test_lp_ft_begins_where_the_probe_ends(colours, start, tmp_path):
 
 
 def test_steps_that_spoil_the_probes_head_leave_it_the_best(colours, start, tmp_path):
-    run = learn(
-        colours, tmp_path / "run", start, lr=30.0, set={"ema_decay": 0.0, "clip_grad": 1.0}, **{**LP_FT, "epochs": 1}
-    )
+    leap = {"ema_decay": 0.0, "schedule": "constant", "warmup_epochs": 0, "label_smoothing": 0.9}
+    run = learn(colours, tmp_path / "run", start, lr=100.0, set=leap, **{**LP_FT, "epochs": 1})
     assert run.best_epoch == 0
     assert run.val_score > 0.9
     assert only_changed(start, run.best, HEAD)

@@ -1,7 +1,15 @@
 import gc
+import os
+import re
+import signal
+import subprocess
+import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,13 +17,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pictures import encode, noise, write_dataset, write_picture
 
-from resnetv2.data import load
+from resnetv2.data import crews, decoding, load
 from resnetv2.data.augment import Augment
+from resnetv2.data.crews import Budget
 from resnetv2.data.index import Samples, read_index
-from resnetv2.data.load import Budget, Loader, batch_bounds
+from resnetv2.data.load import Loader, batch_bounds
 from resnetv2.errors import DataError
-from resnetv2.preprocess import Preprocessing, open_picture
+from resnetv2.preprocess import Preprocessing, open_picture, open_pixels
 
+visible = pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="where shared memory and processes can be seen")
 SIZE = Preprocessing(image_size=8, resize=9)
 AUGMENT = Augment(scale=(0.3, 1.0), ratio=(0.75, 4 / 3), hflip=0.5)
 
@@ -191,7 +201,7 @@ def test_only_a_few_batches_are_decoded_ahead(samples, monkeypatch):
             asked.append(args)
             return super().submit(*args)
 
-    monkeypatch.setattr(load, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(crews, "ThreadPoolExecutor", Pool)
     loader = Loader(samples, 2, SIZE, workers=2)
     batches = loader.batches()
     for taken in range(1, 5):
@@ -208,7 +218,7 @@ def test_fewer_batches_are_decoded_ahead_where_they_are_large(samples, monkeypat
             asked.append(args)
             return super().submit(*args)
 
-    monkeypatch.setattr(load, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(crews, "ThreadPoolExecutor", Pool)
     batches = Loader(Samples(samples.paths[:20], samples.labels[:20]), 2, SIZE, workers=2).batches()
     for taken in range(1, 5):
         next(batches)
@@ -224,7 +234,9 @@ def test_fewer_batches_are_decoded_ahead_where_they_are_large(samples, monkeypat
 def opened(monkeypatch):
     """Count the pictures that are decoded."""
     seen = []
-    monkeypatch.setattr(load, "open_picture", lambda *args: seen.append(args[0]) or open_picture(*args))
+    for name in ("open_picture", "open_pixels"):
+        real = getattr(decoding, name)
+        monkeypatch.setattr(decoding, name, lambda *args, real=real: seen.append(args[0]) or real(*args))
     return seen
 
 
@@ -254,7 +266,7 @@ def test_loaders_spend_one_budget_together_and_never_more(samples):
     loaders = [Loader(samples, 4, SIZE, workers=4, budget=budget) for _ in range(3)]
     for loader in loaders:
         list(loader.batches())
-    kept = [array for loader in loaders for array in loader._kept.values()]
+    kept = [array for loader in loaders for array in loader.crew.kept.values()]
     assert len(kept) == 10
     assert budget.left == 100
 
@@ -267,7 +279,7 @@ def test_jpegs_decoded_smaller_are_the_same_with_and_without_kept_pictures(tmp_p
     kept, plain = (Loader(some, 3, SIZE, augment, 1, 2, Budget(size)) for size in (10**6, 0))
     for epoch in range(4):
         assert listed(kept.batches(epoch)) == listed(plain.batches(epoch))
-    assert len(kept._kept) == 3
+    assert len(kept.crew.kept) == 3
 
 
 def test_the_loader_tells_how_long_its_threads_worked(samples):
@@ -285,15 +297,15 @@ def test_a_picture_that_two_threads_decode_at_once_is_paid_for_once(samples, mon
 
     def together(*args):
         meeting.wait(timeout=10)
-        return open_picture(*args)
+        return open_pixels(*args)
 
-    monkeypatch.setattr(load, "open_picture", together)
+    monkeypatch.setattr(decoding, "open_pixels", together)
     some = Samples(samples.paths[:4], np.array([0, 1, 1, 1]))  # the first comes twice in a balanced epoch
     budget = Budget(10**6)
     loader = Loader(some, 4, SIZE, AUGMENT, 3, 4, budget, sampling="balanced")
     list(loader.batches())
-    spent = sum(kept.nbytes + 256 for kept in loader._kept.values())
-    assert loader._kept
+    spent = sum(kept.nbytes + 256 for kept in loader.crew.kept.values())
+    assert loader.crew.kept
     assert budget.left == 10**6 - spent
 
 
@@ -309,3 +321,136 @@ def test_batches_of_another_size_are_the_same_pictures_in_that_size(samples, siz
     fixed = Loader(samples, 4, replace(SIZE, image_size=size, resize=13), AUGMENT, seed=3)
     assert listed(other) == listed(fixed.batches(5))
     assert listed(loader.batches(5, start=2, size=size)) == listed(other)[2:]
+
+
+# --- processes ---
+
+
+@pytest.fixture(scope="module")
+def two_processes(samples):
+    return Loader(samples, 4, SIZE, AUGMENT, 3, 2, worker_type="processes")
+
+
+def test_processes_give_the_bits_of_threads_from_any_position(samples, two_processes):
+    threads = Loader(samples, 4, SIZE, AUGMENT, 3, 5)
+    for epoch in (2, 3):
+        assert listed(two_processes.batches(epoch)) == listed(threads.batches(epoch))
+    assert listed(two_processes.batches(2, 4)) == listed(threads.batches(2, 4))
+    assert two_processes.crew.pool is not None, "they are there and did the work"
+    assert two_processes.seconds > 0
+    assert threads.crew.kept == {}
+
+
+def shared_memory(process):
+    return set(re.findall("/dev/shm/psm_[0-9a-f]+", Path(f"/proc/{process}/maps").read_text()))
+
+
+@visible
+def test_shared_memory_lasts_as_long_as_the_iteration(two_processes):
+    batches = two_processes.batches()
+    next(batches)
+    (memory,) = shared_memory(os.getpid())
+    assert Path(memory).exists()
+    batches.close()
+    assert shared_memory(os.getpid()) == set()
+    assert not Path(memory).exists()
+
+
+def test_a_bad_picture_is_named_by_processes_too_and_the_next_epoch_can_begin(samples, tmp_path):
+    bad = tmp_path / "bad.png"
+    bad.write_bytes(encode(noise(50, 50))[:1000])
+    loader = Loader(Samples([*samples.paths[:3], bad], samples.labels[:4]), 2, SIZE, workers=1, worker_type="processes")
+    for _ in range(2):
+        with pytest.raises(DataError, match=f"^cannot read {re.escape(str(bad))}: damaged picture"):
+            list(loader.batches())
+
+
+def test_a_process_that_dies_is_told_and_threads_give_the_same_bits(samples, capsys):
+    loader = Loader(samples, 2, SIZE, AUGMENT, 3, 2, worker_type="processes")
+    batches = loader.batches(1)
+    found = [next(batches)]
+    for worker in list(loader.crew.pool._processes.values()):
+        worker.kill()
+    found += batches
+    assert listed(found) == listed(Loader(samples, 2, SIZE, AUGMENT, 3, 2).batches(1))
+    assert capsys.readouterr().err == "warning: a worker process died: decoding in threads instead\n"
+
+
+def test_where_no_process_can_be_started_threads_do_the_work_and_that_is_said_once(samples, monkeypatch, capsys):
+    def refuse(*_):
+        raise OSError("no semaphores")
+
+    monkeypatch.setattr(crews, "ProcessPoolExecutor", refuse)
+    loader = Loader(samples, 4, SIZE, AUGMENT, 3, 2, worker_type="processes")
+    expected = listed(Loader(samples, 4, SIZE, AUGMENT, 3, 2).batches(1))
+    assert listed(loader.batches(1)) == listed(loader.batches(1)) == expected
+    said = "warning: worker processes cannot be started here (no semaphores): decoding in threads instead\n"
+    assert capsys.readouterr().err == said
+
+
+def test_where_shared_memory_is_too_small_threads_do_the_work(samples, monkeypatch, capsys):
+    monkeypatch.setattr(crews, "_SHARED", Path(__file__).parent)
+    monkeypatch.setattr(crews.shutil, "disk_usage", lambda _: SimpleNamespace(free=100))
+    loader = Loader(samples, 4, SIZE, AUGMENT, 3, 1, worker_type="processes")
+    assert listed(loader.batches(1)) == listed(Loader(samples, 4, SIZE, AUGMENT, 3, 2).batches(1))
+    assert "has less than the 3,072 bytes of shared memory" in capsys.readouterr().err
+
+
+WORK = """
+import os, signal, sys, time
+from pathlib import Path
+from resnetv2.data.augment import Augment
+from resnetv2.data.index import read_index
+from resnetv2.data.load import Loader
+from resnetv2.preprocess import Preprocessing
+if __name__ == "__main__":
+    samples = read_index(Path(sys.argv[1])).split("all")
+    augment = Augment(scale=(0.3, 1.0), ratio=(0.75, 4 / 3), hflip=0.5)
+    size = Preprocessing(image_size=8, resize=9)
+    loader = Loader(samples, 2, size, augment, workers=2, worker_type="processes")
+    try:
+        for epoch in range(10_000):
+            for batch in loader.batches(epoch):
+                if epoch == 1:
+                    print(*loader.crew.pool._processes, flush=True)
+                    epoch = 2
+    except KeyboardInterrupt:
+        print("stopped", flush=True)
+"""
+
+
+@visible
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_is_left_of_a_run_that_is_stopped_or_killed(tmp_path, number):
+    data = write_dataset(tmp_path / "data", {"train": {"a": 10, "b": 10}, "val": {"a": 1, "b": 1}}, 12)
+    script = tmp_path / "work.py"
+    script.write_text(WORK)
+    words = [sys.executable, str(script), str(data)]
+    with subprocess.Popen(
+        words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as run:
+        workers = [int(word) for word in run.stdout.readline().split()]
+        memory = [Path(name) for name in shared_memory(run.pid)]
+        assert len(workers) == 2
+        assert len(memory) == 1
+        if number == signal.SIGINT:
+            os.killpg(run.pid, number)  # as a terminal does: to all of them
+        else:
+            run.kill()
+        said, complained = run.communicate(timeout=60)
+    if number == signal.SIGINT:
+        assert said.splitlines()[-1] == "stopped"
+        assert complained == ""
+        assert run.returncode == 0
+    deadline = time.monotonic() + 20
+    while (memory[0].exists() or any(map(is_alive, workers))) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not any(map(is_alive, workers))
+    assert not memory[0].exists()
+
+
+def is_alive(process):
+    try:
+        return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False

@@ -115,6 +115,30 @@ def test_splits_that_the_data_does_not_say_are_left_to_training_which_keeps_copi
     assert here.digest() == there.digest() != read_index(root).digest()
 
 
+def write_patients(tmp_path):
+    """Return a CSV of 24 pictures of twelve patients, two each."""
+    root = write_dataset(tmp_path / "data", {"": {"a": 12, "b": 12}})
+    lines = [f"{name}/{i}.png,{name},patient {name}{i // 2}" for name in "ab" for i in range(12)]
+    (root / "list.csv").write_text("\n".join(["image_path,label,patient", *lines]))
+    return root / "list.csv"
+
+
+def test_groups_that_a_column_names_stay_whole_in_packed_data(tmp_path):
+    patients = write_patients(tmp_path)
+    packed = pack(patients, tmp_path / "packed", group_by="patient").out
+    there, here = read_index(patients, "patient"), read_index(packed)
+    assert list(here.groups) == list(there.groups)
+    assert set(here.groups) == {f"patient {name}{i}" for name in "ab" for i in range(6)}
+    assert here.digest() == there.digest() != read_index(patients).digest()
+    assert pack(packed, tmp_path / "again").out.joinpath(SHARD_LIST).read_bytes() == (packed / SHARD_LIST).read_bytes()
+
+
+def test_other_groups_can_be_asked_of_packed_data(tmp_path):
+    packed = pack(write_patients(tmp_path), tmp_path / "packed", group_by="patient").out
+    assert set(read_index(packed, "[ab]/[0-9]").groups) == {f"{name}/{i}" for name in "ab" for i in range(10)}
+    assert list(read_index(packed, "group").groups) == list(read_index(packed).groups)
+
+
 # --- interrupted ---
 
 

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from pictures import encode, noise
 from PIL import ExifTags, Image, features
 
+from resnetv2 import preprocess
 from resnetv2.errors import ConfigError, DataError
-from resnetv2.preprocess import FITS, FORMATS, INTERPOLATION, MAX_PIXELS, Preprocessing, open_picture
+from resnetv2.preprocess import FITS, FORMATS, INTERPOLATION, MAX_PIXELS, Preprocessing, open_picture, open_pixels
 
 pytestmark = pytest.mark.filterwarnings("ignore:::PIL")  # Pillow warns of what it then refuses
 
@@ -698,3 +699,130 @@ def test_a_preprocessing_survives_json():
     )
     for one in (preprocessing, tf_slim):
         assert Preprocessing.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+
+
+# --- HEIF ---
+
+
+def heif(picture, **options):
+    """Return the bytes of a HEIC file."""
+    pillow_heif, file = pytest.importorskip("pillow_heif"), io.BytesIO()
+    pillow_heif.from_pillow(picture).save(file, quality=-1, chroma=444, matrix_coefficients=0, **options)  # lossless
+    return file.getvalue()
+
+
+def test_heif_is_read_and_pillow_is_left_as_it_was(tmp_path):
+    (tmp_path / "x.jpg").write_bytes(heif(noise(40, 24)))
+    before = dict(Image.OPEN), dict(Image.EXTENSION)
+    np.testing.assert_array_equal(pixels(tmp_path / "x.jpg"), np.asarray(noise(40, 24)))
+    np.testing.assert_array_equal(open_pixels(tmp_path / "x.jpg"), np.asarray(noise(40, 24)))
+    assert (dict(Image.OPEN), dict(Image.EXTENSION)) == before
+
+
+def test_transparency_of_heif_shows_white():
+    picture = noise(40, 24).convert("RGBA")
+    picture.putalpha(0)
+    assert (pixels(heif(picture)) == 255).all()
+
+
+@pytest.mark.parametrize("orientation", [1, 3, 6, 8])
+def test_heif_is_turned_upright_once(orientation):
+    picture, exif = noise(40, 24), Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    found = pixels(heif(picture, exif=exif.tobytes()))
+    np.testing.assert_array_equal(found, pixels(encode(picture, exif=exif)))
+    assert found.shape == ((40, 24, 3) if orientation > 4 else (24, 40, 3))
+
+
+def test_heif_above_the_budget_is_refused_from_its_header(monkeypatch):
+    data = heif(noise(40, 24))
+    monkeypatch.setattr(preprocess, "MAX_PIXELS", 40 * 24 - 1)
+    with pytest.raises(DataError, match=r"^40×24 pixels, more than the 959 allowed$"):
+        open_picture(data)
+
+
+def test_damaged_heif_is_refused_or_answered():
+    data, rng, refused = heif(noise(64, 64)), np.random.default_rng(0), 0
+    for _ in range(60):
+        bad = bytearray(data)
+        for place in rng.integers(0, len(bad) if rng.random() < 0.5 else 400, 4):  # what describes it stands first
+            bad[place] = rng.integers(256)
+        try:
+            assert pixels(bytes(bad)).dtype == np.uint8
+        except DataError:
+            refused += 1
+    assert refused > 20
+    for length in range(12, len(data) - 1, len(data) // 20):
+        with pytest.raises(DataError, match=r"^damaged picture: ."):
+            open_picture(data[:length])
+
+
+def test_without_pillow_heif_the_way_to_get_it_is_told(monkeypatch):
+    data = heif(noise(8, 8))
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    with pytest.raises(DataError, match=r'needs pillow-heif: pip install "resnetv2\[heif\]"$'):
+        open_picture(data)
+
+
+# --- the same pixels, sooner ---
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"progressive": True}, {"subsampling": 0}, {"subsampling": 1}, {"keep_rgb": True}]
+)
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_pixels_are_those_of_the_picture_at_any_size_and_reduction(mode, options):
+    pytest.importorskip("simplejpeg")
+    for seed in range(12):
+        width, height = np.random.default_rng(seed).integers(1, 80, 2).tolist()
+        coarse = noise(width // 6 + 1, height // 6 + 1, seed).resize((width, height), Image.Resampling.BICUBIC)
+        data = encode(coarse.convert(mode), "JPEG", quality=30 + 5 * seed, **options)
+        for times in (1, 2, 4, 8):
+            reduction = None if times > min(width, height) else lambda *_, times=times: times
+            found = open_pixels(data, reduction)
+            np.testing.assert_array_equal(found, np.asarray(open_picture(data, reduction)))
+            assert found.dtype == np.uint8
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_are_upright(orientation):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    data = encode(noise(40, 24), "JPEG", exif=exif)
+    np.testing.assert_array_equal(open_pixels(data), np.asarray(open_picture(data)))
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "TIFF", "BMP"])
+def test_pixels_of_other_formats_are_those_of_the_picture(format):  # noqa: A002
+    data = encode(noise(20, 30), format)
+    np.testing.assert_array_equal(open_pixels(data), np.asarray(open_picture(data)))
+
+
+def test_pixels_are_refused_where_the_picture_is_and_in_the_same_words():
+    whole = encode(noise(64, 64), "JPEG", quality=95)
+    damaged = [whole[:length] for length in range(0, len(whole), 331)]
+    damaged += [whole[:place] + b"\xff\xd9\x00" + whole[place + 3 :] for place in range(100, len(whole), 331)]
+    answered = 0
+    for data in damaged:
+        answers = []
+        for function in (open_picture, open_pixels):
+            try:
+                answers.append(np.asarray(function(data)).tobytes())
+            except DataError as error:
+                answers.append(str(error))
+        assert answers[0] == answers[1]
+        answered += isinstance(answers[0], bytes)
+    assert answered < len(damaged) / 2
+
+
+def test_simplejpeg_does_the_work_where_it_can_and_pillow_where_it_is_not_installed(monkeypatch):
+    simplejpeg = pytest.importorskip("simplejpeg")
+    calls = []
+    real = simplejpeg.decode_jpeg
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", lambda *args, **options: calls.append(1) or real(*args, **options))
+    data = encode(noise(40, 24), "JPEG")
+    pixels = open_pixels(data)
+    assert calls == [1]
+    monkeypatch.setattr(preprocess, "simplejpeg", None)
+    np.testing.assert_array_equal(open_pixels(data), pixels)
+    assert calls == [1]

@@ -2,6 +2,7 @@
 
 import html.parser
 import re
+import shutil
 
 import pytest
 from pictures import noise, write_picture
@@ -112,6 +113,17 @@ def test_what_has_no_picture_is_listed_with_its_reason(data, tmp_path):
     assert "It needs mending." in text
     text, _ = page_of(data, tmp_path, on_bad_image="skip")
     assert "It can be trained on." in text
+
+
+def test_packed_pictures_have_the_thumbnails_of_their_files(data, tmp_path):
+    shutil.copy(data / "train" / "cat" / "3.png", data / "val" / "cat" / "copy.png")
+    shutil.copy(data / "train" / "cat" / "4.png", data / "train" / "dog" / "copy.png")
+    _, page = page_of(data, tmp_path)
+    _, packed = page_of(resnetv2.pack(data, tmp_path / "packed").out, tmp_path)
+    thumbnails = [[v for k, v in p.attributes if k == "src"] for p in (page, packed)]
+    assert len(thumbnails[0]) == 4
+    assert all(address.startswith("data:image/jpeg;base64,") for address in thumbnails[0])
+    assert thumbnails[0] == thumbnails[1]
 
 
 def test_a_name_that_is_no_utf8_is_written_escaped(data, tmp_path):

@@ -242,7 +242,7 @@ def test_an_expression_that_is_none_or_names_nothing_is_refused(expression, reas
 def test_groups_and_copies_are_joined_as_far_as_they_reach():
     paths = [f"{i}.png" for i in range(8)]
     groups = ["p", "p", "q", "", "", "", "", "r"]
-    joined = join_groups(paths, groups, [Group(c, exact=True) for c in ((1, 2), (3, 4), (2, 5))])
+    joined = join_groups(paths, groups, [Group(c, (c,)) for c in ((1, 2), (3, 4), (2, 5))])
     assert list(joined) == ["p", "p", "p", "3.png", "3.png", "p", "", "r"]
 
 
@@ -250,7 +250,7 @@ def test_groups_and_copies_are_joined_as_far_as_they_reach():
 def test_joined_groups_are_those_that_a_search_finds(pairs, copies):
     n, groups = len(pairs), [group for _, group in pairs]
     copies = [sorted(i for i in members if i < n) for members in copies]
-    some = [Group(tuple(members), exact=True) for members in copies if len(members) > 1]
+    some = [Group(tuple(members), (tuple(members),)) for members in copies if len(members) > 1]
     joined = join_groups([f"{i}.png" for i in range(n)], groups, some)
     sets = [{i} for i in range(n)]  # the plain way: unite until nothing changes
     links = [*copies, *([i for i in range(n) if groups[i] == name] for name in set(groups) if name)]

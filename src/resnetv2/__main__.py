@@ -5,9 +5,13 @@ import sys
 
 def run() -> None:
     """Run the command line and exit with its code."""
-    from resnetv2.cli import main
+    try:
+        from resnetv2.cli import main
 
-    sys.exit(main(sys.argv[1:]))
+        code = main(sys.argv[1:])
+    except KeyboardInterrupt:  # while it was loading; later ones are main's
+        code = 130
+    sys.exit(code)
 
 
 if __name__ == "__main__":

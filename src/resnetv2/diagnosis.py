@@ -32,7 +32,7 @@ def check(
     """Find what is wrong with labelled pictures before training does.
 
     Args:
-        data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, or a CSV manifest; it is only read.
+        data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, or a manifest (CSV or Parquet), only read.
         html: a page to write that shows the findings with their pictures.
         on_bad_image: "error" or "skip", by which unreadable pictures are an error or a warning.
         group_by: a column of the CSV, or a regular expression on the path: pictures of which it says the same belong

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from typing import Protocol
@@ -19,8 +20,30 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from resnetv2.errors import ConfigError, DataError, unknown
 from resnetv2.plain import Plain
 
+try:
+    import simplejpeg
+except ImportError:  # it is quicker, and nothing else: Pillow gives the same pixels
+    simplejpeg = None
+
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
-SUFFIXES = frozenset({".jpg", ".jpeg", ".jpe", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"})
+SUFFIXES = frozenset(
+    {
+        ".jpg",
+        ".jpeg",
+        ".jpe",
+        ".mpo",
+        ".png",
+        ".webp",
+        ".bmp",
+        ".gif",
+        ".tif",
+        ".tiff",
+        ".avif",
+        ".heic",
+        ".heif",
+        ".hif",
+    }
+)
 MAX_PIXELS = 89_478_485  # 0.25 GiB of RGB, the size at which Pillow itself begins to warn
 MAX_SIDE = 8192  # of what a network is given
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
@@ -38,7 +61,11 @@ SAMPLING = {  # of which filters each is published
 }
 CROP_OFFSET: dict[str, Callable[[float], int]] = {"round": round, "floor": math.floor}
 
-_ON_ITS_SIDE = range(5, 9)  # EXIF orientations that swap width and height
+_HEIF = frozenset({b"heic", b"heix", b"heim", b"heis", b"mif1"})  # brands of files that hold pictures coded by HEVC
+
+_TURNED = range(2, 9)  # EXIF orientations that are not upright, and those of them …
+_ON_ITS_SIDE = range(5, 9)  # … that swap width and height
+_BLOCK = 8  # pixels of a JPEG's blocks; of smaller pictures, different reductions have one size
 
 Image.init()  # every plugin, now: Pillow would load them at the first rare format, which is not safe among threads
 
@@ -194,6 +221,7 @@ def _shorten(picture: Image.Image) -> Image.Image:
 def open_picture(source: Readable | bytes, reduction: Callable[[int, int], int] | None = None) -> Image.Image:
     """Decode a picture file completely and return it as RGB, upright.
 
+    JPEG, PNG, WebP, BMP, GIF, TIFF and AVIF are Pillow's to decode, HEIF is pillow-heif's where that is installed.
     One rule for every mode: EXIF orientation is applied; transparency is composited on white; 16-bit grey is scaled
     to 8 bits; float grey is taken as 0 to 1 if all of it lies there, else as 0 to 255; palette, CMYK, YCbCr, grey and
     1-bit are converted; of an animation the first frame counts. The content decides the format, not the file's ending.
@@ -207,19 +235,45 @@ def open_picture(source: Readable | bytes, reduction: Callable[[int, int], int] 
     Raises:
         DataError: unreadable, empty, truncated, too large, or no picture; the message says which, without the path.
     """
+    data = _read(source)
+    with _opened(data) as image:
+        if reduction is not None:
+            _reduce(image, reduction)
+        return _finish(image)
+
+
+def open_pixels(source: Readable | bytes, reduction: Callable[[int, int], int] | None = None) -> np.ndarray:
+    """Return the pixels of ``open_picture``, uint8 (H, W, 3), to the bit; of most JPEGs sooner.
+
+    simplejpeg decodes straight into the array where it is installed. Whatever it does not take, or finds fault with,
+    is Pillow's to decode or to refuse. For training: one path less to trust where figures are made.
+    """
+    data = _read(source)
+    with _opened(data) as image:
+        full = image.size
+        if reduction is not None:
+            _reduce(image, reduction)
+        pixels = _decode_jpeg(data, image, full)
+        return np.asarray(_finish(image)) if pixels is None else pixels
+
+
+def _read(source: Readable | bytes) -> bytes:
     try:
         data = source if isinstance(source, bytes) else source.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise DataError(getattr(error, "strerror", None) or str(error)) from error
     if not data:
         raise DataError("the file is empty")
+    return data
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
+    """Yield a picture whose header is read; what it raises in the block tells what is wrong with the file."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        with open_header(data) as image:
             _check_budget(image)
-            if reduction is not None:
-                _reduce(image, reduction)
-            image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            yield image
     except DataError:
         raise
     except Image.DecompressionBombError as error:
@@ -227,7 +281,49 @@ def open_picture(source: Readable | bytes, reduction: Callable[[int, int], int] 
     except UnidentifiedImageError as error:
         raise DataError(f"not a picture in a known format ({', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow's decoders raise nearly anything on damaged bytes
-        raise DataError(f"damaged picture: {error or type(error).__name__}") from error
+        raise DataError(f"damaged picture: {str(error).strip() or type(error).__name__}") from error
+
+
+def open_header(data: bytes) -> Image.Image:
+    """Return a picture of which nothing is decoded but the header, by Pillow or, if it is HEIF, by pillow-heif.
+
+    Raises:
+        DataError: HEIF, and pillow-heif is not installed.
+        OSError, SyntaxError, ValueError and others: what Pillow raises; see ``open_picture``.
+    """
+    if data[4:8] != b"ftyp" or data[8:12] not in _HEIF or b"avif" in data[16:48]:  # AVIF may be called mif1, too
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    try:
+        from pillow_heif import HeifImageFile  # its class alone: registered, it would change what Image.open takes
+    except ImportError as error:
+        raise DataError('a HEIF picture, which needs pillow-heif: pip install "resnetv2[heif]"') from error
+    image: Image.Image = HeifImageFile(io.BytesIO(data))  # type: ignore[no-untyped-call]
+    return image
+
+
+def _finish(image: Image.Image) -> Image.Image:
+    image.load()
+    return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def _decode_jpeg(data: bytes, image: Image.Image, full: tuple[int, int]) -> np.ndarray | None:
+    """Return the pixels of an upright JPEG as large as ``image`` is drafted; None for what Pillow should look at.
+
+    Args:
+        data: the file.
+        image: its header.
+        full: width and height of the whole picture.
+    """
+    is_plain = image.format == "JPEG" and image.mode in ("RGB", "L") and _orientation(image) not in _TURNED
+    if simplejpeg is None or not is_plain or min(full) < _BLOCK:
+        return None
+    width, height = image.size
+    least = {} if image.size == full else {"min_width": width, "min_height": height}
+    try:
+        pixels: np.ndarray = simplejpeg.decode_jpeg(data, buffer=np.empty((height, width, 3), np.uint8), **least)
+    except ValueError:  # what libjpeg only warns of, and Pillow may take
+        return None
+    return pixels if pixels.shape == (height, width, 3) else None
 
 
 def _check_budget(image: Image.Image) -> None:
@@ -236,12 +332,17 @@ def _check_budget(image: Image.Image) -> None:
 
 
 def _reduce(image: Image.Image, reduction: Callable[[int, int], int]) -> None:
-    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    orientation = _orientation(image)
     size = image.size[::-1] if orientation in _ON_ITS_SIDE else image.size
     times = reduction(*size)
     is_whole = not any(side % times for side in size)  # else the last pixels are cut off, and turning brings them first
     if image.format == "JPEG" and times > 1 and (is_whole or orientation == 1):
         image.draft(None, (image.width // times, image.height // times))
+
+
+def _orientation(image: Image.Image) -> int:
+    orientation: int = image.getexif().get(ExifTags.Base.Orientation, 1)
+    return orientation
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

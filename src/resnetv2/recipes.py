@@ -119,6 +119,7 @@ RULES: dict[str, Rule] = {
     "seed": _whole(0),
     "device": _name,
     "workers": _optional(_whole(1)),
+    "worker_type": _choice("threads", "processes"),
     "cache_mb": _whole(0),
     "save_minutes": _amount,
     "peer_timeout_s": Rule("a number above 0", lambda v: _is_number(v) and v > 0),
@@ -201,7 +202,8 @@ class TrainConfig(Plain):
     memory: str = "saved"  # "recompute": half the activation memory, the same bits, a little slower
     amp: str = "off"  # "bf16", "fp16": mixed precision
     compile: bool = False  # torch.compile
-    workers: int | None = None  # threads that decode; None: one for each processor, at most 8
+    workers: int | None = None  # how many decode; None: one for each processor, at most 8
+    worker_type: str = "threads"  # "processes" decode training pictures in processes of their own, and keep none
     cache_mb: int = 256  # memory (2^20 bytes) for small pictures kept decoded; the 50,000 of CIFAR-10 take 159
     features_gb: float = 4.0  # disk (10^9 bytes) that maps of one run may take in the user's cache
     save_minutes: float = 1.0  # between two checkpoints

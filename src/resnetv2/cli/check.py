@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from resnetv2.data.check import Report
 
 GROUP_BY = (
-    "what tells which pictures belong together, such as those of a patient: a column of the CSV, or a regular "
+    "what tells which pictures belong together, such as those of a patient: a column of the manifest, or a regular "
     "expression on the path, of which the first group counts"
 )
 _SHOWN = 3  # pictures of a finding; --json and --html have more
@@ -23,7 +23,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Decode every picture completely and report what would spoil a run: unreadable files, the same "
         "picture in two classes or splits, blank pictures, uneven classes. DATA is only read.",
     )
-    parser.add_argument("data", metavar="DATA", help="folder of pictures, or CSV manifest")
+    parser.add_argument("data", metavar="DATA", help="folder of pictures, or manifest (CSV or Parquet)")
     parser.add_argument("--html", metavar="FILE", help="write a page that shows the pictures")
     parser.add_argument(
         "--on-bad-image",

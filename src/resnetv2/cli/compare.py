@@ -21,7 +21,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("first", metavar="A", help="model file, or folder of a run")
     parser.add_argument("second", metavar="B", help="model file, or folder of a run")
     parser.add_argument(
-        "--data", required=True, metavar="DATA", help="folder of pictures, CSV manifest, or packed folder"
+        "--data", required=True, metavar="DATA", help="folder of pictures, manifest (CSV or Parquet), or packed folder"
     )
     splits = ("train", "val", "test", "all")
     parser.add_argument("--split", choices=splits, default="test", help="(default: %(default)s)")

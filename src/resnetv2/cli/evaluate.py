@@ -17,7 +17,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     parser.add_argument("model", metavar="MODEL", help="model file or artefact, such as RUN/best.safetensors")
     parser.add_argument(
-        "data", metavar="DATA", help="folder of pictures, CSV manifest, or packed folder; it is only read"
+        "data", metavar="DATA", help="folder of pictures, manifest (CSV or Parquet), or packed folder; it is only read"
     )
     splits = ("train", "val", "test", "all")
     parser.add_argument("--split", choices=splits, default="test", help="(default: %(default)s)")

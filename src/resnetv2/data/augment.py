@@ -3,15 +3,31 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from resnetv2.data.autoaugment import policy
 
 _REDUCTIONS = (8, 4, 2)  # that libjpeg decodes at, strongest first
-_FILTERS = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
+
+Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
+Resize = Callable[[np.ndarray, Box, int, bool], np.ndarray]
+
+
+def resize_box(pixels: np.ndarray, box: Box, size: int, bicubic: bool) -> np.ndarray:
+    """Return uint8 (size, size, 3) of a box within uint8 (H, W, 3), antialiased, by Pillow.
+
+    Args:
+        pixels: RGB.
+        box: what is resized, to fractions of a pixel.
+        size: side of the result.
+        bicubic: or bilinear.
+    """
+    interpolation = Image.Resampling.BICUBIC if bicubic else Image.Resampling.BILINEAR
+    return np.asarray(Image.fromarray(pixels).resize((size, size), interpolation, box))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,14 +44,15 @@ class Augment:
     auto_augment: str = "none"  # or the name of a policy
     random_erasing: float = 0.0  # probability of an erased patch
     dct_scaling: bool = False  # whether a JPEG may be decoded smaller where the crop keeps enough pixels
+    resize: Resize = resize_box
 
-    def __call__(self, picture: Image.Image, size: int, rng: np.random.Generator) -> np.ndarray:
-        """Return uint8 (size, size, 3) cut from a whole RGB picture."""
+    def __call__(self, pixels: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+        """Return uint8 (size, size, 3) cut from a whole picture, uint8 (H, W, 3)."""
         view = View(self, size, rng)
-        view.choose(*picture.size)
-        return view.cut(picture)
+        view.choose(pixels.shape[1], pixels.shape[0])
+        return view.cut(pixels)
 
-    def box(self, width: int, height: int, rng: np.random.Generator) -> tuple[float, float, float, float]:
+    def box(self, width: int, height: int, rng: np.random.Generator) -> Box:
         """Draw a crop of a picture; return its left, top, right and bottom in pixels, outside the picture or within."""
         share = rng.uniform(*self.scale)
         ratio = np.exp(rng.uniform(*np.log(self.ratio)))
@@ -73,35 +90,39 @@ class View:
             self.reduction = next((r for r in _REDUCTIONS if times >= r), 1)
         return self.reduction
 
-    def cut(self, picture: Image.Image) -> np.ndarray:
-        """Return uint8 (size, size, 3) of the picture, whole or decoded smaller."""
+    def cut(self, pixels: np.ndarray) -> np.ndarray:
+        """Return uint8 (size, size, 3) of the picture, uint8 (H, W, 3), whole or decoded smaller."""
         augment, rng = self.augment, self.rng
-        out = self._crop(picture)
+        out = self._crop(pixels)
         if rng.random() < augment.hflip:
-            out = out.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+            out = out[:, ::-1]
         if augment.auto_augment != "none":
-            out = policy(augment.auto_augment)(out, rng)
-        pixels = np.asarray(out)
+            out = np.asarray(policy(augment.auto_augment)(Image.fromarray(out), rng))
         if augment.random_erasing and rng.random() < augment.random_erasing:
-            pixels = erase(pixels, rng)
-        return pixels
+            out = erase(out, rng)
+        return out
 
-    def _crop(self, picture: Image.Image) -> Image.Image:
-        times = 1 if picture.size == self.full else self.reduction
+    def _crop(self, pixels: np.ndarray) -> np.ndarray:
+        height, width = pixels.shape[:2]
+        times = 1 if (width, height) == self.full else self.reduction
         left, top, right, bottom = (side / times for side in self.box)
-        beyond = (-left, -top, right - picture.width, bottom - picture.height)
-        border = tuple(math.ceil(side) if side > 1e-6 else 0 for side in beyond)  # less is rounding
-        if any(border):
-            picture = ImageOps.expand(picture, border, border_colour(picture))
-        left, top = max(left + border[0], 0.0), max(top + border[1], 0.0)
-        right, bottom = min(right + border[0], picture.width), min(bottom + border[1], picture.height)
-        interpolation = _FILTERS[int(self.rng.random() < 0.5)]
-        return picture.resize((self.size, self.size), interpolation, (left, top, right, bottom))
+        beyond = (-left, -top, right - width, bottom - height)
+        before_x, before_y, after_x, after_y = (
+            math.ceil(side) if side > 1e-6 else 0 for side in beyond
+        )  # less: rounding
+        if before_x or before_y or after_x or after_y:
+            canvas = np.empty((before_y + height + after_y, before_x + width + after_x, 3), np.uint8)
+            canvas[:] = border_colour(pixels)
+            canvas[before_y : before_y + height, before_x : before_x + width] = pixels
+            pixels = canvas
+        left, top = max(left + before_x, 0.0), max(top + before_y, 0.0)
+        right, bottom = min(right + before_x, pixels.shape[1]), min(bottom + before_y, pixels.shape[0])
+        bicubic = bool(self.rng.random() < 0.5)
+        return self.augment.resize(pixels, (left, top, right, bottom), self.size, bicubic)
 
 
-def border_colour(picture: Image.Image) -> tuple[int, int, int]:
-    """Return the median of each channel over the outermost pixels of an RGB picture."""
-    pixels = np.asarray(picture)
+def border_colour(pixels: np.ndarray) -> tuple[int, int, int]:
+    """Return the median of each channel over the outermost pixels of uint8 (H, W, 3)."""
     edge = np.concatenate([pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]])
     red, green, blue = np.median(edge, axis=0)
     return int(red), int(green), int(blue)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +33,7 @@ _ENDINGS = {
     "JPEG": {".jpg", ".jpeg", ".jpe"},
     "MPO": {".mpo", ".jpg", ".jpeg", ".jpe"},  # two JPEG pictures in a file, as stereo cameras and phones write
     "TIFF": {".tif", ".tiff"},
+    "HEIF": {".heic", ".heif", ".hif"},
 }
 
 
@@ -262,19 +263,26 @@ def item_of(index: Index, place: int, note: str = "", group: int = 0) -> Item:
 def _duplicates(index: Index, groups: Sequence[Group]) -> dict[str, list[Item]]:
     found: dict[str, list[Item]] = {}
     counts: Counter[str] = Counter()
-    for group in groups:
-        places = list(group.members)
+    for places, ending in [part for group in groups for part in _parts(group)]:
         differ = len(np.unique(index.labels[places], axis=0)) > 1
-        differ &= group.exact or index.task != "regression"  # numbers of pictures that are nearly the same may differ
+        differ &= not ending or index.task != "regression"  # numbers of pictures that are nearly the same may differ
         kinds = [
             *(["conflict"] if differ else []),
             *(["leak"] if len(set(index.splits[places])) > 1 else []),
         ]
         for kind in kinds or ["duplicate"]:
-            name = kind if group.exact else f"{kind}_near"
+            name = kind + ending
             counts[name] += 1
             found.setdefault(name, []).extend(item_of(index, i, group=counts[name]) for i in places)
     return found
+
+
+def _parts(group: Group) -> Iterator[tuple[list[int], str]]:
+    """Yield what is the same to the pixel, and then, if there is more, all that is nearly the same."""
+    for places in group.copies:
+        yield list(places), ""
+    if not group.exact:
+        yield list(group.members), "_near"
 
 
 def _parted(index: Index, groups: Sequence[str] | None) -> list[Item]:
@@ -328,10 +336,9 @@ def _looks(index: Index, facts: np.ndarray, readable: np.ndarray) -> dict[str, l
 
 def _endings(index: Index, facts: np.ndarray, readable: np.ndarray) -> list[Item]:
     found = []
-    for i in np.flatnonzero(readable).tolist():
-        content = facts["format"][i].decode()
-        ending = os.path.splitext(index.paths[i])[1].lower()  # noqa: PTH122  ten times as fast
-        if ending not in _ENDINGS.get(content, {f".{content.lower()}"}):
+    for i, (path, format_, there) in enumerate(zip(index.paths, facts["format"].tolist(), readable, strict=True)):
+        content, ending = format_.decode(), os.path.splitext(path)[1].lower()  # noqa: PTH122  ten times as fast
+        if there and ending not in _ENDINGS.get(content, {f".{content.lower()}"}):
             found.append(item_of(index, i, f"holds {content}"))
     return found
 

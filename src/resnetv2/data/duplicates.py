@@ -30,10 +30,15 @@ _AT_ONCE = 1 << 14  # pictures looked up in one go
 
 @dataclass(frozen=True)
 class Group:
-    """Places of pictures that show the same; ``exact`` if they do to the pixel."""
+    """Places of pictures that show the same or nearly so; ``copies`` are those among them that do to the pixel."""
 
     members: tuple[int, ...]
-    exact: bool
+    copies: tuple[tuple[int, ...], ...]
+
+    @property
+    def exact(self) -> bool:
+        """Whether all of them are the same to the pixel."""
+        return self.copies == (self.members,)
 
 
 def find_groups(facts: np.ndarray, readable: np.ndarray) -> list[Group]:
@@ -50,16 +55,15 @@ def find_groups(facts: np.ndarray, readable: np.ndarray) -> list[Group]:
     content = facts["pixels"][there].copy()
     content[blank] = facts["sha256"][there][blank, :2]
     _, first, same = np.unique(content, axis=0, return_index=True, return_inverse=True)
-    parents = np.arange(len(facts))
-    join(parents, there[first[same.ravel()]], there)
+    originals = np.arange(len(facts))
+    originals[there] = there[first[same.ravel()]]
+    parents = originals.copy()
     telling = there[first]
     least = np.minimum(facts["width"][telling], facts["height"][telling])
     telling = telling[(least >= SIDE) & (facts["spread"][telling] >= BLANK)]
-    inexact = np.zeros(len(facts), bool)
     for a, b in near_pairs(facts["hash"][telling], facts["plain"][telling]):
-        inexact[telling[a]] = inexact[telling[b]] = True
         join(parents, telling[a], telling[b])
-    return _collect(parents, inexact)
+    return _collect(parents, originals)
 
 
 def near_pairs(hashes: np.ndarray, plain: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -135,9 +139,14 @@ def leaders_of(parents: np.ndarray, places: np.ndarray) -> np.ndarray:
     return places
 
 
-def _collect(parents: np.ndarray, inexact: np.ndarray) -> list[Group]:
-    leaders = leaders_of(parents, np.arange(len(parents)))
-    members: dict[int, list[int]] = {}
-    for place in np.flatnonzero(np.bincount(leaders, minlength=len(parents))[leaders] > 1).tolist():
-        members.setdefault(int(leaders[place]), []).append(place)
-    return [Group(tuple(group), not inexact[group].any()) for group in members.values()]
+def _collect(parents: np.ndarray, originals: np.ndarray) -> list[Group]:
+    members, copies = _sets(leaders_of(parents, np.arange(len(parents)))), _sets(originals)
+    return [Group(group, tuple(copies[i] for i in group if i in copies)) for group in members.values()]
+
+
+def _sets(leaders: np.ndarray) -> dict[int, tuple[int, ...]]:
+    """Return the places that have the same leader, by that leader, where there are two or more."""
+    found: dict[int, list[int]] = {}
+    for place in np.flatnonzero(np.bincount(leaders, minlength=len(leaders))[leaders] > 1).tolist():
+        found.setdefault(int(leaders[place]), []).append(place)
+    return {leader: tuple(places) for leader, places in found.items()}

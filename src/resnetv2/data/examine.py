@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
 import stat
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from resnetv2.console import Counter
 from resnetv2.data.fingerprint import WORDS, fingerprint
 from resnetv2.data.index import Contents, Index
 from resnetv2.data.ledger import Ledger, file_keys, member_keys
 from resnetv2.data.shards import Member
-from resnetv2.preprocess import FORMATS, MAX_PIXELS, open_picture
+from resnetv2.preprocess import MAX_PIXELS, open_header, open_picture
 
 FACTS = np.dtype(
     [
@@ -39,6 +40,8 @@ FACTS = np.dtype(
 )
 _ORIENTATION = 0x0112
 _MOST_BYTES = 12 * MAX_PIXELS  # of a file: the largest picture allowed, uncompressed with 32 bits a channel
+_LARGE = 2**24  # bytes of a file or pixels of a picture from which on they are taken one at a time: memory is bounded
+_STRIP = 2**20  # pixels hashed in one go
 _AT_ONCE = 256  # pictures handed to the threads in one go, so that a million paths cost no memory
 
 
@@ -77,10 +80,11 @@ def examine_pictures(index: Index, progress: Counter | None = None) -> Examined:
     facts[known] = found
     unknown, done = np.flatnonzero(~known), int(known.sum())
     reasons = {}
+    examine_place = partial(_examine, threading.Lock())
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
         for start in range(0, len(unknown), _AT_ONCE):
             some = unknown[start : start + _AT_ONCE]
-            for i, result in zip(some, pool.map(_examine, [index.place(int(i)) for i in some]), strict=True):
+            for i, result in zip(some, pool.map(examine_place, [index.place(int(i)) for i in some]), strict=True):
                 if isinstance(result, str):
                     reasons[int(i)] = result
                     keys[i] = 0
@@ -109,27 +113,44 @@ def examine(data: bytes) -> np.void:
     row["format"], row["mode"], row["turned"] = _header(data)
     row["sha256"] = np.frombuffer(hashlib.sha256(data).digest(), np.uint64)
     pixels = hashlib.blake2b(shape, digest_size=16)
-    pixels.update(picture.tobytes())
+    rows = max(1, _STRIP // picture.width)
+    for top in range(0, picture.height, rows):
+        pixels.update(picture.crop((0, top, picture.width, min(top + rows, picture.height))).tobytes())
     row["pixels"] = np.frombuffer(pixels.digest(), np.uint64)
     row["hash"], row["plain"], row["mean"], row["spread"] = bits, plain, mean, spread
     return row
 
 
-def _examine(path: Path | Member) -> np.void | str:
+def _examine(turn: threading.Lock, path: Path | Member) -> np.void | str:
+    """Return the facts of a picture file, or why it has none; large ones wait for their ``turn``."""
     try:
         size = path.size if isinstance(path, Member) else path.stat().st_size
         if isinstance(path, Path) and not stat.S_ISREG(path.stat().st_mode):  # a pipe would keep its reader waiting
             return "not a regular file"
         if size > _MOST_BYTES:
             return f"{size:,} bytes, more than the {_MOST_BYTES:,} allowed"
-        return examine(path.read_bytes())
+        with turn if size > _LARGE else nullcontext():
+            data = path.read_bytes()
+            if size > _LARGE or _area(data) <= _LARGE:
+                return examine(data)
+        with turn:
+            return examine(data)
     except (OSError, ValueError) as error:  # gone, forbidden, no name at all, or no picture
         return getattr(error, "strerror", None) or str(error)
 
 
+def _area(data: bytes) -> int:
+    """Return the pixels that a header claims; 0 where it cannot be read, which is told when all of it is."""
+    try:
+        with open_header(data) as image:
+            return image.width * image.height
+    except Exception:  # noqa: BLE001  Pillow raises nearly anything on damaged bytes
+        return 0
+
+
 def _header(data: bytes) -> tuple[str, str, bool]:
     """Return format, mode, and whether EXIF turns a picture that can be read."""
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    with open_header(data) as image:
         exif = image.format != "PNG" or b"eXIf" in data  # Pillow would decode a PNG again to look for it at the end
         turned = exif and image.getexif().get(_ORIENTATION, 1) in range(2, 9)
         return image.format or "", image.mode, turned

@@ -22,6 +22,7 @@ from resnetv2.data.manifest import (
     write_manifest,
 )
 from resnetv2.data.names import Names
+from resnetv2.data.parquet import PARQUET
 from resnetv2.data.shards import SHARD_LIST, Member, Shards, read_shards
 from resnetv2.data.splits import SPLITS, assign_splits, join_groups, match_groups
 from resnetv2.data.targets import class_names, count_classes, encode_labels, label_text, misread, natural_key
@@ -204,18 +205,18 @@ class _Places(Sequence[Readable]):
 
 
 def read_index(data: Path, group_by: str | None = None, task: str | None = None) -> Index:
-    """Find the pictures of a folder, a CSV manifest or a packed folder.
+    """Find the pictures of a folder, a manifest (CSV or Parquet) or a packed folder.
 
     ``root/{train,val,test}/class/*``, ``root/class/*`` (split here, the same way every time) or a CSV with the columns
     ``image_path,label`` and optionally ``split``, paths relative to the CSV, or the ``index.csv`` that a run saved.
     Classes are sorted by ``natural_key``.
 
     Args:
-        data: the folder or CSV.
-        group_by: pictures that have the same text here are never parted: a column of the CSV, or else a regular
+        data: the folder or manifest.
+        group_by: pictures that have the same text here are never parted: a column of the manifest, or else a regular
             expression on the path, of which the first group counts if it has one.
         task: what the labels are taken for, of TASKS; None is what the data says: a folder one class for each picture,
-            a CSV by its columns (see ``read_manifest``).
+            a manifest by its columns (see ``read_manifest``).
 
     Raises:
         DataError: missing, empty, no pictures, classes that cannot be used, or ``group_by`` that names nothing; all
@@ -225,20 +226,21 @@ def read_index(data: Path, group_by: str | None = None, task: str | None = None)
         raise DataError(f"no such folder or CSV file: {data}")
     if (data / SHARD_LIST).is_file():
         packed, shards, packed_task = read_shards(data)
-        return _group(_build(data, [Row(*row) for row in packed], task or packed_task, shards), group_by)
+        return _regroup(_build(data, packed, task or packed_task, shards), group_by)
     if data.is_dir():
         try:
             return _group(_build(data, _read_folder(data), task or "classification"), group_by)
         except OSError as error:
             _refuse(error)
-    if data.suffix.lower() != ".csv":
-        raise DataError(f"{data} is neither a folder of pictures nor a .csv file (archives must be unpacked first)")
+    if data.suffix.lower() not in {".csv", *PARQUET}:
+        raise DataError(
+            f"{data} is neither a folder of pictures nor a .csv or .parquet file (archives must be unpacked first)"
+        )
     root = read_data_root(data)
     if root is None:
         index = _build(data.parent, *read_manifest(data, data.parent, group_by, task))
     elif os.path.isdir(root):  # noqa: PTH112  as above
-        index = read_saved_index(data, root, task)
-        index = index if group_by in (None, "group") else replace(index, groups=None)
+        return _regroup(read_saved_index(data, root, task), group_by)
     else:
         raise DataError(f"{data} lists pictures of {root}, which is not there: give the folder where they are now")
     return _group(index, group_by)
@@ -258,7 +260,7 @@ def read_saved_index(path: Path, data: Path, task: str | None = None) -> Index:
         rows, saved_task = read_saved_manifest(path, data)
         return _build(data, rows, task or saved_task)
     packed, shards, _ = read_shards(data)
-    number = {name: i for i, (name, _, _) in enumerate(packed)}
+    number = {row.path: i for i, row in enumerate(packed)}
     rows, saved_task = read_saved_manifest(path, data, number.__contains__)
     return _build(data, rows, task or saved_task, shards.take([number[row.path] for row in rows]))
 
@@ -268,11 +270,18 @@ def find_pictures(folder: Path) -> list[Path]:
 
     Hidden files are left out, and links to folders are not followed.
     """
-    found = []
+    return [folder / name for name in _picture_names(folder)]
+
+
+def _picture_names(folder: Path) -> list[str]:
+    """Return the same pictures relative to the folder, "/" between names: text, ten times as fast as paths."""
+    found, start = [], len(os.path.join(folder, ""))  # noqa: PTH118
     for base, folders, files in os.walk(folder, onerror=_refuse):
         folders[:] = [f for f in folders if not f.startswith(".")]
-        found += [Path(base, f) for f in files if not f.startswith(".") and Path(f).suffix.lower() in SUFFIXES]
-    return sorted(found, key=lambda p: natural_key(p.relative_to(folder).as_posix()))
+        inside = f"{base[start:]}/".replace(os.sep, "/").lstrip("/")
+        pictures = (f for f in files if os.path.splitext(f)[1].lower() in SUFFIXES)  # noqa: PTH122
+        found += [inside + f for f in pictures if not f.startswith(".")]
+    return sorted(found, key=natural_key)
 
 
 def _refuse(error: OSError) -> NoReturn:
@@ -307,6 +316,11 @@ def _build(root: Path, rows: Sequence[Row], task: str, shards: Shards | None = N
     return index.keep_together(())
 
 
+def _regroup(index: Index, group_by: str | None) -> Index:
+    """Return the index of a list of ours with the groups that it names, unless others are asked for."""
+    return index if group_by in (None, "group") else _group(replace(index, groups=None), group_by)
+
+
 def _group(index: Index, group_by: str | None) -> Index:
     """Return the index with groups named by their paths, unless a column of the CSV named some."""
     if group_by is None or index.groups is not None:
@@ -336,10 +350,10 @@ def _read_classes(root: Path, parent: Path, split: str) -> list[Row]:
     for folder in sorted((f for f in parent.iterdir() if f.is_dir()), key=lambda f: natural_key(f.name)):
         if folder.name.startswith("."):
             continue
-        found = find_pictures(folder)
+        found, place = _picture_names(folder), folder.relative_to(root).as_posix()
         if not found:
             empty.append(folder)
-        rows += [Row(p.relative_to(root).as_posix(), folder.name, split) for p in found]
+        rows += [Row(f"{place}/{name}", folder.name, split) for name in found]
     if rows and empty:
         raise DataError("class folders without pictures:\n  " + "\n  ".join(shorten([str(f) for f in empty])))
     return rows

@@ -1,4 +1,4 @@
-"""Batches of decoded pictures: the same ones for any number of worker threads, from any position of an epoch.
+"""Batches of decoded pictures: the same ones for any number of workers, from any position of an epoch.
 
 Every random choice about a sample comes from (seed, epoch, sample, how often it came before), so nothing needs to be
 remembered to go on where a run stopped but the epoch and the number of batches taken.
@@ -7,27 +7,22 @@ remembered to go on where a run stopped but the epoch and the number of batches 
 from __future__ import annotations
 
 import os
-import threading
-import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from PIL import Image
 
-from resnetv2.data.augment import Augment, View
+from resnetv2.data.augment import Augment
+from resnetv2.data.crews import Budget, Finish, Processes, Threads
+from resnetv2.data.decoding import Decoder, Task
 from resnetv2.data.index import Samples
 from resnetv2.data.sampling import ORDERS, count_repeats
-from resnetv2.errors import DataError
-from resnetv2.preprocess import Preprocessing, open_picture
+from resnetv2.preprocess import Preprocessing
 
 _AHEAD = 3  # batches decoded before they are asked for, fewer where they would take more than …
 _AHEAD_BYTES = 2**28
-_AT_ONCE = 8  # pictures a thread takes in one go at most: handing over tiny ones singly costs as much as decoding them
-_OBJECT_BYTES = 256  # what Python adds to a kept array
 
 
 @dataclass(frozen=True)
@@ -81,25 +76,6 @@ class Share:
         return [np.array_split(part, self.size)[self.rank] for part in parts]
 
 
-class Budget:
-    """Bytes of memory that loaders may fill with decoded pictures, shared among them.
-
-    Args:
-        size: in bytes.
-    """
-
-    def __init__(self, size: int) -> None:
-        self.left = size
-        self._lock = threading.Lock()
-
-    def take(self, size: int) -> bool:
-        """Spend ``size`` bytes, if they are left."""
-        with self._lock:
-            fits = size <= self.left
-            self.left -= size if fits else 0
-            return fits
-
-
 class Loader:
     """Batches of one split.
 
@@ -109,7 +85,7 @@ class Loader:
         preprocessing: what is done to a picture when it is not augmented, and the size when it is.
         augment: None for evaluation: every picture once, in order.
         seed: of order and augmentation.
-        workers: decoding threads.
+        workers: how many decode.
         budget: of memory for decoded pictures, so that later epochs need not decode them; None keeps none. Those of
             less than twice the network's side are kept until the budget is spent, and then for good: an epoch wants
             each once, so whatever is dropped for another is missed the next time.
@@ -117,6 +93,7 @@ class Loader:
             all, but from every class equally many.
         share: what of it is this process's: a piece of every augmented batch, or of the others every so many whole.
         least: pictures that an augmented batch must have, if need be by holding more than ``batch_size``.
+        worker_type: "threads", or "processes" of their own, which keep nothing decoded.
     """
 
     def __init__(
@@ -131,20 +108,19 @@ class Loader:
         sampling: str = "natural",
         share: Share | None = None,
         least: int = 2,
+        worker_type: str = "threads",
     ) -> None:
         self.samples = samples
         self.preprocessing = preprocessing
         self.augment = augment
         self.seed = seed
         self.workers = workers or min(os.cpu_count() or 1, 8)
-        self.budget = budget or Budget(0)
+        threads = Threads(self.workers, budget or Budget(0))
+        self.crew = Processes(self.workers, threads) if worker_type == "processes" else threads
         bounds = batch_bounds(len(samples), batch_size, least=1 if augment is None else least)
         self.share = share or Share()
         self.bounds = bounds if augment is not None else bounds[self.share.stretch(len(bounds))]
         self.order = ORDERS[sampling]
-        self.seconds = 0.0  # that threads have worked, all of them together
-        self._kept: dict[int, np.ndarray] = {}
-        self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self.bounds)
@@ -166,85 +142,40 @@ class Loader:
             else self.order(self.samples.labels, np.random.default_rng((self.seed, epoch, 0)))
         )
         repeats = count_repeats(order)
+        bounds = self.bounds[start:]
         side = self.preprocessing.image_size if size is None else size
-        with ThreadPoolExecutor(self.workers) as pool:
-            waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
-            try:
-                for low, high in self.bounds[start:]:
-                    mine = self._own(low, high)
-                    waiting.append(self._begin(pool, order[mine], repeats[mine], epoch, side, high - low - len(mine)))
-                    if len(waiting) > _ahead(len(mine) * 3 * side**2):
-                        yield _finish(*waiting.popleft())
-                while waiting:
-                    yield _finish(*waiting.popleft())
-            finally:
-                pool.shutdown(wait=True, cancel_futures=True)
+        decoder = Decoder(self.preprocessing, self.augment, side)
+        largest = max((high - low for low, high in bounds), default=0) * 3 * side**2
+        ahead = max(1, min(_AHEAD, _AHEAD_BYTES // max(largest, 1)))
+        waiting: deque[tuple[np.ndarray, int, Finish]] = deque()
+        with self.crew.at_work(ahead + 1, largest) as begin:
+            for low, high in bounds:
+                mine = self._own(low, high)
+                tasks = self._tasks(order[mine], repeats[mine], epoch)
+                waiting.append((order[mine], high - low - len(mine), begin(decoder, tasks)))
+                if len(waiting) > ahead:
+                    yield self._finish(*waiting.popleft())
+            while waiting:
+                yield self._finish(*waiting.popleft())
+
+    @property
+    def seconds(self) -> float:
+        """What the workers have worked, all of them together."""
+        return self.crew.seconds
 
     def _own(self, low: int, high: int) -> np.ndarray:
         """Return this process's places of a batch."""
         return np.arange(low, high) if self.augment is None else low + self.share.places(high - low)
 
-    def _begin(
-        self,
-        pool: ThreadPoolExecutor,
-        indices: np.ndarray,
-        repeats: np.ndarray,
-        epoch: int,
-        side: int,
-        elsewhere: int,
-    ) -> tuple[Batch, list[Future[None]]]:
-        pictures = np.empty((len(indices), side, side, 3), np.uint8)
-        batch = Batch(pictures, self.samples.labels[indices], indices, elsewhere)
-        step = max(1, min(_AT_ONCE, len(indices) // self.workers))
-        parts = [range(low, min(low + step, len(indices))) for low in range(0, len(indices), step)]
-        return batch, [pool.submit(self._fill, batch, part, repeats, epoch) for part in parts]
+    def _tasks(self, indices: np.ndarray, repeats: np.ndarray, epoch: int) -> list[Task]:
+        tasks = []
+        for index, repeat in zip(indices.tolist(), repeats.tolist(), strict=True):
+            draw = (self.seed, epoch, 1, index, *([repeat] if repeat else []))
+            tasks.append(Task(index, self.samples.paths[index], draw))
+        return tasks
 
-    def _fill(self, batch: Batch, places: range, repeats: np.ndarray, epoch: int) -> None:
-        began = time.perf_counter()
-        for place in places:
-            batch.pictures[place] = self._picture(
-                int(batch.indices[place]), int(repeats[place]), epoch, batch.pictures.shape[1]
-            )
-        with self._lock:
-            self.seconds += time.perf_counter() - began
-
-    def _picture(self, index: int, repeat: int, epoch: int, size: int) -> np.ndarray:
-        kept = self._kept.get(index)
-        if self.augment is None:
-            return self._keep(index, self.preprocessing(self._open(index))) if kept is None else kept
-        rng = np.random.default_rng((self.seed, epoch, 1, index, *([repeat] if repeat else [])))
-        if kept is not None:
-            return self.augment(Image.fromarray(kept), size, rng)
-        small = 2 * self.preprocessing.image_size
-        view = View(self.augment, size, rng, small)
-        picture = self._open(index, view)
-        if max(view.full) < small:  # these are all of its pixels
-            self._keep(index, np.asarray(picture))
-        return view.cut(picture)
-
-    def _open(self, index: int, view: View | None = None) -> Image.Image:
-        path = self.samples.paths[index]
-        try:
-            return open_picture(path, None if view is None else view.choose)
-        except DataError as error:
-            raise DataError(f"cannot read {path}: {error}") from error
-
-    def _keep(self, index: int, pixels: np.ndarray) -> np.ndarray:
-        with self._lock:  # a balanced epoch may have two threads decode one picture at once
-            if index not in self._kept and self.budget.take(pixels.nbytes + _OBJECT_BYTES):
-                self._kept[index] = pixels.copy()  # it may be a part of something larger
-        return pixels
-
-
-def _ahead(size: int) -> int:
-    """Return how many batches of ``size`` bytes are decoded before they are asked for."""
-    return max(1, min(_AHEAD, _AHEAD_BYTES // size))
-
-
-def _finish(batch: Batch, futures: list[Future[None]]) -> Batch:
-    for future in futures:
-        future.result()
-    return batch
+    def _finish(self, indices: np.ndarray, elsewhere: int, finish: Finish) -> Batch:
+        return Batch(finish(), self.samples.labels[indices], indices, elsewhere)
 
 
 def batch_bounds(count: int, batch_size: int, least: int = 1) -> list[tuple[int, int]]:

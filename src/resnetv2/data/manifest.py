@@ -1,4 +1,4 @@
-"""Lists of pictures as CSV files: those that people write, and those that runs save."""
+"""Lists of pictures as CSV or Parquet files: those that people write, and those that runs save."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from resnetv2 import tasks
+from resnetv2.data.parquet import PARQUET, read_parquet
 from resnetv2.data.splits import SPLITS
 from resnetv2.data.targets import SEPARATOR, misread
 from resnetv2.errors import DataError, unknown
@@ -41,7 +42,7 @@ def read_manifest(
     """Read a list that somebody wrote: ``image_path,label`` and optionally ``split``, spaces around them left out.
 
     Args:
-        path: the CSV.
+        path: the CSV or Parquet file.
         root: the folder that its paths are relative to.
         group_by: the column that names groups, if there is one of this name.
         task: what the labels mean. None tells it by the column: "label" holds a class, or several where "|" is in any
@@ -77,11 +78,11 @@ def read_saved_manifest(path: Path, root: Path, is_there: Callable[[str], bool] 
 def read_data_root(path: Path) -> Path | None:
     """Return the data that a saved list is of, or None for a list whose paths are relative to it."""
     try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            root = next(csv.DictReader(file), {}).get(COLUMNS[-1])
-    except (csv.Error, OSError):
+        _, cells = next(_cells(path), ("", {}))
+    except DataError:
         return None  # said where the list is read
-    return Path(root) if isinstance(root, str) and root else None
+    root = cells.get(COLUMNS[-1])
+    return Path(root) if root else None
 
 
 def write_manifest(path: Path, rows: Iterable[Row], data_root: Path, task: str = "classification") -> None:
@@ -142,10 +143,9 @@ def _find_column(path: Path, task: str | None) -> str:
     wanted += ["label"] if task == "multilabel" else []
     found = [column for column in wanted if column in names]
     if COLUMNS[0] not in names or not found:
+        where = "" if _is_parquet(path) else " in its first line"
         more = "" if task else "; a column labels in place of label holds several classes, target a number"
-        raise DataError(
-            f"{path} needs the columns image_path,{wanted[0]}[,split] in its first line; got {','.join(names)}{more}"
-        )
+        raise DataError(f"{path} needs the columns image_path,{wanted[0]}[,split]{where}; got {','.join(names)}{more}")
     return found[0]
 
 
@@ -181,18 +181,26 @@ def _cells(path: Path) -> Iterator[tuple[str, dict[str, str]]]:
     table = _table(path)
     _, names = next(table)
     empty = dict.fromkeys((*COLUMNS, *names), "")
-    for line, cells in table:
-        yield f"line {line}", empty | dict(zip(names, cells, strict=False))
+    for place, cells in table:
+        yield place, empty | dict(zip(names, cells, strict=False))
 
 
-def _table(path: Path) -> Iterator[tuple[int, list[str]]]:
-    """Yield the column names, and then each line that is not blank, with its number."""
+def _table(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield the column names, and then each line that is not blank, with its place."""
+    return read_parquet(path) if _is_parquet(path) else _csv_table(path)
+
+
+def _is_parquet(path: Path) -> bool:
+    return path.suffix.lower() in PARQUET
+
+
+def _csv_table(path: Path) -> Iterator[tuple[str, list[str]]]:
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
             reader = csv.reader(file)
-            yield 1, next(reader, [])
+            yield "line 1", next(reader, [])
             for cells in reader:
                 if cells:
-                    yield reader.line_num, cells
+                    yield f"line {reader.line_num}", cells
     except (csv.Error, OSError) as error:
         raise DataError(f"{path} is no readable CSV: {error}") from error

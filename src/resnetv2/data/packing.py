@@ -33,18 +33,26 @@ class PackResult:
     size: int  # bytes of the picture files
 
 
-def pack(data: str | Path, out: str | Path, *, max_size: int = 1000, progress: Counter | None = None) -> PackResult:
+def pack(
+    data: str | Path,
+    out: str | Path,
+    *,
+    max_size: int = 1000,
+    group_by: str | None = None,
+    progress: Counter | None = None,
+) -> PackResult:
     """Pack labelled pictures into tar files that every command reads in place of the folder.
 
-    The bytes of each picture file go in untouched, with label, split and SHA-256 in a list beside them; order and
-    splits are those of ``data``, and splits that it does not say are assigned by training, as for the folder, so that
-    either gives the same bits. ``out`` appears when all of it is on the disk: what is there is whole, and after an
+    The bytes of each picture file go in untouched, with label, split, group and SHA-256 in a list beside them; order
+    and splits are those of ``data``, and splits that it does not say are assigned by training, as for the folder, so
+    that either gives the same bits. ``out`` appears when all of it is on the disk: what is there is whole, and after an
     interruption the same command starts afresh.
 
     Args:
-        data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, or a CSV manifest.
+        data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, or a manifest (CSV or Parquet).
         out: a new folder.
         max_size: megabytes (10^6 bytes) at which the next shard begins; a larger picture has one to itself.
+        group_by: what must stay in one split, as ``read_index`` takes it; the list in ``out`` keeps it.
         progress: called with the pictures done and the total.
 
     Raises:
@@ -57,7 +65,7 @@ def pack(data: str | Path, out: str | Path, *, max_size: int = 1000, progress: C
         raise ConfigError(f"max_size must be a whole number of megabytes from 1 on, got {max_size!r}")
     if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
         raise ConfigError(f"{out} lies inside {data}, which is only read: choose another OUT")
-    index = read_index(data)
+    index = read_index(data, group_by)
     names = _member_names(index.paths)
     with new_folder(out) as folder:
         with (
@@ -94,8 +102,9 @@ def _write_shards(index: Index, names: Sequence[str], folder: Path, most: int) -
                 info.size = len(data)
                 tar.addfile(info, io.BytesIO(data))
                 offset = file.tell() - -(-len(data) // _BLOCK) * _BLOCK  # the tar fills up its last block
-                label, split = index.label(i), splits[i]
-                yield names[i], label, split, shard, offset, len(data), hashlib.sha256(data).hexdigest()
+                group = "" if index.groups is None else index.groups[i]
+                digest = hashlib.sha256(data).hexdigest()
+                yield names[i], index.label(i), splits[i], shard, offset, len(data), digest, group
                 start = i + 1
         number += 1
 

@@ -1,8 +1,8 @@
 """Packed data: pictures in tar files, read one by one from where a list says they are.
 
 A packed folder holds ``shard-00000.tar`` … and ``shards.csv``, a manifest ``image_path,label,split`` (or ``labels`` or
-``target``, by the task) with four columns more: shard, offset and size in bytes of the picture file inside it, and
-its SHA-256. Any tar unpacks the shards, and the list is then the manifest of what comes out.
+``target``, by the task) with five columns more: shard, offset and size in bytes of the picture file inside it, its
+SHA-256, and the name of its group. Any tar unpacks the shards, and the list is then the manifest of what comes out.
 """
 
 from __future__ import annotations
@@ -18,18 +18,16 @@ from pathlib import Path
 import numpy as np
 
 from resnetv2 import tasks
-from resnetv2.data.manifest import NUMBER, SHA256, shorten
+from resnetv2.data.manifest import NUMBER, SHA256, Row, shorten
 from resnetv2.data.splits import SPLITS
 from resnetv2.data.targets import misread
 from resnetv2.errors import DataError
 
 SHARD_LIST = "shards.csv"
-COLUMNS = ("image_path", "label", "split", "shard", "offset", "size", "sha256")
+COLUMNS = ("image_path", "label", "split", "shard", "offset", "size", "sha256", "group")
 _SHARD = re.compile(r"shard-[0-9]{5,9}[.]tar")  # so that a list can name nothing outside its folder
 
 HEADS = {task: (COLUMNS[0], name, *COLUMNS[2:]) for task, name in tasks.COLUMNS.items()}  # first lines, by the task
-
-Row = tuple[str, str, str]  # path, label, split
 
 
 def shard_name(number: int) -> str:
@@ -86,7 +84,7 @@ class Shards:
 
 
 def read_shards(folder: Path) -> tuple[list[Row], Shards, str]:
-    """Read the list of a packed folder: path, label and split of every picture, where its bytes are, and the task.
+    """Read the list of a packed folder: what it says of every picture, where its bytes are, and the task.
 
     Raises:
         DataError: a damaged list, or shards that are absent or shorter than the list says; all problems at once.
@@ -106,15 +104,15 @@ def read_shards(folder: Path) -> tuple[list[Row], Shards, str]:
                 if not _is_sound(task, cells):
                     problems.append(f"line {reader.line_num}: damaged")
                     continue
-                name, label, split, shard, offset, size, sha256 = cells
-                rows.append((name, label, split))
+                name, label, split, shard, offset, size, sha256, group = cells
+                rows.append(Row(name, label, split, group))
                 numbers.extend((int(shard[6:-4]), int(offset), int(size)))
                 hashes += bytes.fromhex(sha256)
                 ends[shard] = max(ends.get(shard, 0), int(offset) + int(size))
     except (csv.Error, OSError) as error:
         raise DataError(f"{path} cannot be read: {error}") from error
     problems += [problem for shard, end in ends.items() for problem in _shorter(folder / shard, end)]
-    if len({name for name, _, _ in rows}) < len(rows):
+    if len({row.path for row in rows}) < len(rows):
         problems.append("a picture is listed twice")
     if problems:
         shown = "\n  ".join(shorten(problems))
@@ -127,7 +125,7 @@ def read_shards(folder: Path) -> tuple[list[Row], Shards, str]:
 def _is_sound(task: str, cells: Sequence[str]) -> bool:
     if len(cells) != len(COLUMNS):
         return False
-    name, label, split, shard, offset, size, sha256 = cells
+    name, label, split, shard, offset, size, sha256, _ = cells
     forms = (_SHARD, shard), (NUMBER, offset), (NUMBER, size), (SHA256, sha256)
     return (
         bool(name)

@@ -75,11 +75,11 @@ def join_groups(paths: Sequence[str], groups: Sequence[str] | None, copies: Sequ
         members = np.array(group.members)
         join(parents, members[:1].repeat(len(members)), members)
     leaders = leaders_of(parents, places)
-    together = np.bincount(leaders, minlength=len(parents)) > 1
+    together = (np.bincount(leaders, minlength=len(parents)) > 1).tolist()
     names: dict[int, tuple[bool, str]] = {}
-    for i, leader in enumerate(leaders.tolist()):
-        if groups[i] or together[leader]:
-            name = (not groups[i], groups[i] or paths[i])
+    for path, own, leader in zip(paths, groups, leaders.tolist(), strict=True):
+        if own or together[leader]:
+            name = (not own, own or path)
             names[leader] = min(names.get(leader, name), name)
     return Names(names.get(leader, (True, ""))[1] for leader in leaders.tolist())
 
@@ -107,10 +107,10 @@ def assign_splits(
     out = [split or "train" for split in splits]
     members: dict[str, list[int]] = {}
     fixed: dict[str, str] = {}  # group -> the first of its splits that were given
-    for i, split in enumerate(splits):
-        name = groups[i] if groups is not None else ""
+    names = [""] * len(paths) if groups is None else groups
+    for i, (path, split, name) in enumerate(zip(paths, splits, names, strict=True)):
         if split == movable:
-            members.setdefault(name or paths[i], []).append(i)
+            members.setdefault(name or path, []).append(i)
         elif name and movable == "":
             fixed[name] = min(fixed.get(name, split), split, key=SPLITS.index)
     units = []

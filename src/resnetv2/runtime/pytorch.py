@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from resnetv2.config import ResNetV2Config
+from resnetv2.data.augment import Box, Resize, resize_box
 from resnetv2.errors import ConfigError
 from resnetv2.model import ResNetV2
 from resnetv2.preprocess import Preprocessing
@@ -132,3 +134,28 @@ def model_file(model: ResNetV2, header: Header, pictures: Sequence[bytes], devic
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
     """Return what a model file stores of a network: parameters and statistics, without BN's batch counters."""
     return {name: value for name, value in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+
+
+_COARSE = 64  # pixels of a box's shorter side, from which on half a pixel more or less does not matter
+
+
+def choose_resize() -> Resize:
+    """Return the faster way to resize crops in training: torch's where it has vector code for this processor."""
+    return resize_box_fast if torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512") else resize_box
+
+
+def resize_box_fast(pixels: np.ndarray, box: Box, size: int, bicubic: bool) -> np.ndarray:
+    """Return what ``resize_box`` does, four times as fast: to one level of grey, save where bicubic overshoots.
+
+    The box is rounded to whole pixels, as torchvision and timm draw it; one with a side below 64 pixels is Pillow's.
+    """
+    left, top, right, bottom = box
+    if min(right - left, bottom - top) < _COARSE:
+        return resize_box(pixels, box, size, bicubic)
+    part = np.ascontiguousarray(pixels[round(top) : round(bottom), round(left) : round(right)])
+    # As channels_last all the way: a copy into another layout would wake OpenMP's threads, and wait for them.
+    picture = torch.from_numpy(part).unsqueeze(0).permute(0, 3, 1, 2)
+    mode = "bicubic" if bicubic else "bilinear"
+    out = F.interpolate(picture, (size, size), mode=mode, antialias=True, align_corners=False)
+    resized: np.ndarray = out.permute(0, 2, 3, 1)[0].numpy()
+    return resized

@@ -25,7 +25,7 @@ from PIL import Image
 from resnetv2.cache import VARIABLE, cache_path, locked
 from resnetv2.config import ResNetV2Config
 from resnetv2.console import Counter
-from resnetv2.data.augment import Augment
+from resnetv2.data.augment import Augment, resize_box
 from resnetv2.data.index import Samples
 from resnetv2.data.shards import Member
 from resnetv2.errors import ConfigError, DataError, Error, ModelFileError
@@ -84,11 +84,14 @@ class FixedView:
             pixels = preprocessing(picture)
             return pixels[:, ::-1] if self.mirror else pixels
         rng = np.random.default_rng((self.seed, self.number, *sha256.view(np.uint32).tolist()))
-        return self.augment(picture, preprocessing.image_size, rng)
+        return self.augment(np.asarray(picture), preprocessing.image_size, rng)
 
     def digest(self) -> bytes:
         """Return the SHA-256 of what decides the pixels."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).digest()
+        plain = asdict(self)
+        if self.augment is not None:
+            del plain["augment"]["resize"]  # ``fixed_views`` has one for all
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).digest()
 
 
 def fixed_views(augment: Augment, count: int, seed: int = 0) -> tuple[FixedView, ...]:
@@ -100,7 +103,8 @@ def fixed_views(augment: Augment, count: int, seed: int = 0) -> tuple[FixedView,
     if count < 1:
         raise ConfigError(f"there must be at least 1 view of a picture, got {count}")
     plain = (FixedView(), FixedView(mirror=True))[: 2 if augment.hflip else 1][:count]
-    whole = replace(augment, dct_scaling=False)  # a picture is decoded once for all of its views
+    # a picture is decoded once for all of its views, and resized the same way on every machine
+    whole = replace(augment, dct_scaling=False, resize=resize_box)
     random = (FixedView(augment=whole, seed=seed, number=number) for number in range(count - len(plain)))
     return (*plain, *random)
 

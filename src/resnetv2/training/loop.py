@@ -54,8 +54,10 @@ class Batches(Protocol):
     """What gives a run its batches: ``data.load.Loader``, or cached maps."""
 
     samples: Samples
-    seconds: float
     workers: int
+
+    @property
+    def seconds(self) -> float: ...
 
     def __len__(self) -> int: ...
 

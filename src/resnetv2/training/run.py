@@ -19,14 +19,15 @@ import resnetv2
 from resnetv2.console import counting, printable, talk
 from resnetv2.data.augment import Augment
 from resnetv2.data.check import Report, check_pictures, readable_index
+from resnetv2.data.crews import Budget
 from resnetv2.data.index import Index, read_index, read_saved_index
-from resnetv2.data.load import Budget, Loader
+from resnetv2.data.load import Loader
 from resnetv2.data.manifest import shorten
 from resnetv2.errors import ConfigError, DataError, Error
 from resnetv2.files import require_space, write_json
 from resnetv2.kernels.memory import reuse_memory
 from resnetv2.recipes import TrainConfig
-from resnetv2.runtime.pytorch import Normalize, build_model, choose_device, place
+from resnetv2.runtime.pytorch import Normalize, build_model, choose_device, choose_resize, place
 from resnetv2.training.distributed import World
 from resnetv2.training.frozen import Frozen, make_frozen_run, map_bytes
 from resnetv2.training.loop import Origin, Parts, Run
@@ -35,7 +36,7 @@ from resnetv2.training.start import Start, make_model, make_preprocessing, read_
 
 _LEFT_OUT = 20  # unreadable pictures told one by one; check.json has them all
 # Settings a resumed run may change: where it runs, not what it does.
-MOVABLE = ("device", "workers", "cache_mb", "features_gb", "save_minutes", "peer_timeout_s", "track")
+MOVABLE = ("device", "workers", "worker_type", "cache_mb", "features_gb", "save_minutes", "peer_timeout_s", "track")
 ALONE = ("probe", "lp-ft")  # recipes that several processes cannot share
 DESCRIPTION = {"index.csv", "environment.json", "check.json"}  # what a run that never began may have left
 
@@ -311,6 +312,7 @@ def make_run(config: TrainConfig, index: Index, out: Path, start: Start | None, 
         auto_augment=config.auto_augment,
         random_erasing=config.random_erasing,
         dct_scaling=config.dct_scaling,
+        resize=choose_resize(),
     )
     origin = Origin(config.weights, start.digest) if start is not None else Origin()
     if config.recipe in ALONE and start is not None:
@@ -329,6 +331,7 @@ def make_run(config: TrainConfig, index: Index, out: Path, start: Start | None, 
         config.sampling,
         share,
         least,
+        config.worker_type,
     )
     _refuse_small(min(high - low for low, high in train.bounds), config.grad_accum_steps, world.size)
     val = Loader(index.split("val"), config.batch_size, preprocessing, workers=workers, budget=budget, share=share)

@@ -41,10 +41,12 @@ class Speed:
 
 
 class Timed(Protocol):
-    """A loader that tells how long its threads have worked, all of them together, and how many they are."""
+    """A loader that tells how long its workers have worked, all of them together, and how many they are."""
 
-    seconds: float
     workers: int
+
+    @property
+    def seconds(self) -> float: ...
 
 
 class Stopwatch:
