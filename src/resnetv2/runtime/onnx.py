@@ -18,8 +18,8 @@ class OnnxSession:
     """Logits by ONNX Runtime.
 
     Args:
-        model: the bytes of an ONNX model with the names of ``runtime.graph``, or its file, which ONNX Runtime reads by
-            itself: a copy less.
+        model: the bytes of an ONNX model with the names of ``runtime.graph``, or its file, which ONNX Runtime reads
+            by itself: a copy less.
         config: of its network.
 
     Raises:
