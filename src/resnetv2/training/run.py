@@ -6,6 +6,7 @@ import json
 import platform
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,7 @@ def train(
     data, out = Path(data), Path(out)
     try:
         run = _resume(data, out, settings) if resume else _begin(data, out, settings, time_budget)
-        with reuse_memory():
+        with reuse_memory() if run.config.memory == "saved" else nullcontext():
             run.fit()
     except torch.OutOfMemoryError as error:
         raise Error(
