@@ -46,7 +46,9 @@ bench: .venv/.dev  ## the figures of BENCHMARKS.md
 	$(BIN)/python benchmarks/convert_speed.py
 	$(BIN)/python benchmarks/check_speed.py
 	$(BIN)/python benchmarks/load_speed.py
+	$(BIN)/python benchmarks/checkpoint_cost.py
 	$(BIN)/python benchmarks/run_costs.py
+	$(BIN)/python benchmarks/evaluate_speed.py
 
 clean:
 	$(PYTHON) -c "import shutil; shutil.rmtree('.venv')"

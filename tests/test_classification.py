@@ -163,7 +163,9 @@ def test_the_figures_are_scikit_learns(classes, seed):
     assert not set(report["undefined"]) - {"top5"}
 
 
-@pytest.mark.parametrize("figure", ["top1", "top5", "balanced_accuracy", "log_loss", "brier"])
+@pytest.mark.parametrize(
+    "figure", ["top1", "top5", "balanced_accuracy", "log_loss", "brier", "roc_auc", "average_precision"]
+)
 def test_each_interval_holds_its_figure(figure):
     logits, labels = answers(80, 9)
     report = classification_report(logits, labels, list(map(str, range(9))))
@@ -191,6 +193,8 @@ def test_what_the_data_leaves_undefined_is_none_and_says_why():
         "per_class.roc_auc": "pictures with and without it are needed: 'a', 'b', 'c'",
         "per_class.average_precision": "no pictures of: 'b', 'c'",
         "roc_auc": "pictures with and without it are needed: 'a', 'b', 'c'",
+        "roc_auc_ci95": "pictures with and without it are needed: 'a', 'b', 'c'",
+        "average_precision_ci95": "no picture is ranked wrong: these cannot tell how often one would be",
     }
     assert report["average_precision"] == 1.0
     assert report["balanced_accuracy"] == 1.0

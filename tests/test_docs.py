@@ -90,9 +90,11 @@ def names_published_weights(words):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
-def test_shell_blocks_run(document, place, tmp_path):
+def test_shell_blocks_run(document, place, run, tmp_path):
     for name in ("pictures", "new-pictures"):
         (tmp_path / name).symlink_to(place / name)
+    if "resnetv2 train" not in "".join(blocks(document, "sh")):
+        (tmp_path / "run").symlink_to(run.out)
     if "resnetv2 convert" in "".join(blocks(document, "sh")):
         pytest.importorskip("h5py")
         write_published(tmp_path)
@@ -101,7 +103,7 @@ def test_shell_blocks_run(document, place, tmp_path):
         if words[:1] != ["resnetv2"]:
             assert words[:1] in (["make"], ["pip"], []), f"a command that no test runs: {line}"
             continue
-        short = SHORT if words[1] == "train" and "--epochs" not in words else []
+        short = SHORT if words[1] == "train" and not {"--epochs", "--weights"} & set(words) else []
         if words[1] != "models" and names_published_weights(words):
             offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": tmp_path / "hub", "RESNETV2_CACHE": tmp_path / "cache"}
             done = command(*words[1:], cwd=tmp_path, **offline)

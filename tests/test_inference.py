@@ -8,9 +8,11 @@ from PIL import Image
 from runs import SETTINGS, TINY, write_colours
 
 import resnetv2
-from resnetv2.errors import ConfigError, DataError, ModelFileError
-from resnetv2.inference import softmax
-from resnetv2.weights.modelfile import Golden, ModelFile, read_model_file, write_model_file
+from resnetv2.config import architecture
+from resnetv2.errors import ConfigError, DataError, Error, ModelFileError
+from resnetv2.inference import Classifier, softmax
+from resnetv2.preprocess import Preprocessing
+from resnetv2.weights.modelfile import Golden, Header, ModelFile, read_model_file, write_model_file
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +134,81 @@ def test_info_gives_the_header_as_plain_values(model):
 def test_softmax_survives_large_logits():
     rows = softmax(np.array([[1000.0, 0.0], [-1000.0, -1000.0]], np.float32))
     assert np.array_equal(rows, [[1, 0], [0.5, 0.5]])
+
+
+class Brightness:
+    """A session whose logits (N, 2) are a picture's mean and its negative, with memory for ``most`` pictures."""
+
+    runtime = "brightness"
+
+    def __init__(self, most=1000):
+        self.most = most
+        self.sizes = []
+
+    def __call__(self, pictures):
+        self.sizes.append(len(pictures))
+        if len(pictures) > self.most:
+            raise MemoryError("Cannot allocate memory")
+        mean = pictures.mean(axis=(1, 2, 3), dtype=np.float64).astype(np.float32)
+        return np.stack([mean, -mean], axis=1)
+
+
+def by_brightness(session, side=8):
+    header = Header(
+        architecture=architecture("resnet18v2", num_classes=2),
+        preprocessing=Preprocessing(image_size=side, resize=side, mean=(0, 0, 0), std=(1, 1, 1)),
+        classes=("light", "dark"),
+    )
+    return Classifier(header, session)
+
+
+def write_greys(folder, count):
+    """Write pictures of one grey each, and return their paths."""
+    paths = [folder / f"{value}.png" for value in range(count)]
+    for value, path in enumerate(paths):
+        Image.new("RGB", (8, 8), (value, value, value)).save(path)
+    return paths
+
+
+def test_answers_keep_the_order_of_the_pictures_while_threads_decode(tmp_path):
+    paths = write_greys(tmp_path, 150)  # more than are decoded ahead
+    paths[77].write_bytes(b"damaged")
+    answers = list(by_brightness(Brightness()).predict(paths, top=1))
+    assert [answer.path for answer in answers] == list(map(str, paths))
+    assert [i for i, answer in enumerate(answers) if answer.error] == [77]
+    probabilities = [1 / (1 + np.exp(-2.0 * i)) for i in range(150) if i != 77]
+    assert [a.probability for a in answers if not a.error] == pytest.approx(probabilities)
+
+
+def test_only_some_pictures_are_decoded_before_they_are_asked_for(tmp_path):
+    (path,) = write_greys(tmp_path, 1)
+    taken = []
+
+    def endless():
+        while True:
+            taken.append(path)
+            yield path
+
+    for side, most in ((8, 96), (2048, 21)):  # three batches, or 256 MiB
+        taken.clear()
+        answers = by_brightness(Brightness(), side).predict(endless())
+        next(answers)
+        assert len(taken) <= most
+        answers.close()
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved_from_then_on(tmp_path, capfd):
+    paths = write_greys(tmp_path, 70)
+    session = Brightness(most=9)
+    ours = list(by_brightness(session).predict(paths))
+    assert ours == list(by_brightness(Brightness()).predict(paths))
+    assert session.sizes[:4] == [32, 16, 8, 8]
+    assert max(session.sizes[2:]) == 8
+    said = capfd.readouterr().err
+    assert "out of memory with 32 pictures at once; going on with 16" in said
+    assert said.count("out of memory") == 2
+
+
+def test_a_single_picture_that_does_not_fit_into_memory_is_an_error(tmp_path):
+    with pytest.raises(Error, match="out of memory with a single picture: Cannot allocate memory"):
+        list(by_brightness(Brightness(most=0)).predict(write_greys(tmp_path, 3)))

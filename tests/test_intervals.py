@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from resnetv2.evaluation.intervals import (
     bca_interval,
+    binomial_cdf,
     bootstrap_intervals,
     mean_share_interval,
     resamples,
@@ -183,3 +184,14 @@ def test_the_bootstrap_covers_the_truth_in_95_of_100_draws():
             covered[name] += low <= FIGURES[name][1] <= high
     for name, times in covered.items():
         assert times / 2_000 == pytest.approx(0.95, abs=0.01), name
+
+
+# --- exact bounds ---
+
+
+@given(st.integers(1, 3000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.floats(0.001, 0.999))
+def test_the_binomial_distribution_is_scipys(counts, p):
+    from scipy.stats import binom
+
+    k, n = counts
+    assert binomial_cdf(k, n, p) == pytest.approx(binom.cdf(k, n, p), rel=1e-9, abs=1e-300)

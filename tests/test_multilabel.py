@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sklearn_metrics
 
 from resnetv2.evaluation.intervals import wilson_interval
-from resnetv2.evaluation.multilabel import _Steps, map_interval, multilabel_report
+from resnetv2.evaluation.multilabel import map_interval, multilabel_report
 
 
 def answers(n, classes, seed, share=0.3, decimals=1):
@@ -79,33 +79,12 @@ def test_one_picture_has_figures_and_no_bootstrap():
     assert report["undefined"]["map_ci95"] == "an interval needs two pictures"
 
 
-@pytest.mark.parametrize("decimals", [0, 9])
-def test_a_draw_has_the_figure_that_its_pictures_have(decimals):
-    logits, labels = answers(50, 1, seed=3, decimals=decimals)
-    order = np.argsort(-logits[:, 0], kind="stable")
-    scores, truth = logits[order, 0], labels[order, 0].astype(bool)
-    counts = np.random.default_rng(0).multinomial(50, np.full(50, 1 / 50), 20)
-    drawn = _Steps.of(scores, truth).average_precision(counts.T)
-    expected = [sklearn_metrics.average_precision_score(truth, scores, sample_weight=weights) for weights in counts]
-    np.testing.assert_allclose(drawn, expected, rtol=0, atol=1e-12)
-
-
-def test_leaving_a_picture_out_gives_the_figure_of_the_others():
-    logits, labels = answers(40, 1, seed=3, decimals=9)
-    order = np.argsort(-logits[:, 0])
-    scores, truth = logits[order, 0], labels[order, 0].astype(bool)
-    expected = [
-        sklearn_metrics.average_precision_score(np.delete(truth, i), np.delete(scores, i)) for i in range(len(truth))
-    ]
-    np.testing.assert_allclose(_Steps.of(scores, truth).without_one(), expected, rtol=0, atol=1e-12)
-
-
 def test_the_interval_covers_the_truth_in_95_of_100_draws():
     many, labels = answers(400_000, 1, seed=1, decimals=9)
     truth = sklearn_metrics.average_precision_score(labels, many)
     covered = 0
     for seed in range(2_000):
         logits, labels = answers(400, 1, 10 + seed, decimals=9)
-        low, high = map_interval(logits, labels.astype(bool), draws=200, seed=seed)
+        low, high = map_interval(logits, labels.astype(bool))
         covered += low <= truth <= high
     assert covered / 2_000 == pytest.approx(0.95, abs=0.01)

@@ -10,6 +10,7 @@ from resnetv2.config import architecture
 from resnetv2.model import ResNetV2
 from resnetv2.recipes import TrainConfig
 from resnetv2.training.batchnorm import freeze
+from resnetv2.training.losses import make_loss
 from resnetv2.training.optimizers import make_optimizer
 from resnetv2.training.step import Stepper, step_seed
 
@@ -25,7 +26,7 @@ def take(model, batches, **settings):
     """Take steps and return their outcomes."""
     config = TrainConfig(weight_decay=0.0, **{"batch_size": 12, **settings})
     optimizer = make_optimizer(model, "sgd", lr=0.1, weight_decay=0.0, momentum=0.0)
-    step = Stepper(model.train(), F.cross_entropy, optimizer, config, CPU)
+    step = Stepper(model.train(), make_loss("classification", "cross_entropy", None, 0.0, 3), optimizer, config, CPU)
     return [step(pictures, targets, 0.1, i) for i, (pictures, targets) in enumerate(batches)]
 
 

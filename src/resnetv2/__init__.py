@@ -28,10 +28,13 @@ _PUBLIC = {
     "ResNetV2Config": "config",
     "TrainConfig": "recipes",
     "check": "diagnosis",
+    "compare": "evaluation.comparison",
     "convert": "published",
     "create_model": "creation",
     "demo": "digits",
     "evaluate": "evaluation.run",
+    "explain": "explanation",
+    "export": "exporting",
     "fetch": "published",
     "find_lr": "training.find_lr",
     "info": "inference",
@@ -61,10 +64,13 @@ __all__ = [
     "TrainConfig",
     "__version__",
     "check",
+    "compare",
     "convert",
     "create_model",
     "demo",
     "evaluate",
+    "explain",
+    "export",
     "fetch",
     "find_lr",
     "info",
@@ -93,7 +99,10 @@ if TYPE_CHECKING:
         MissingExtra,
         ModelFileError,
     )
+    from resnetv2.evaluation.comparison import compare
     from resnetv2.evaluation.run import evaluate
+    from resnetv2.explanation import explain
+    from resnetv2.exporting import export
     from resnetv2.inference import Classifier, Prediction, info, load, predict, verify
     from resnetv2.model import ResNetV2
     from resnetv2.preprocess import Preprocessing

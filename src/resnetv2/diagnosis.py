@@ -13,7 +13,7 @@ from resnetv2.data.index import Index, Samples, read_index
 from resnetv2.data.load import Loader
 from resnetv2.data.sheet import write_sheet
 from resnetv2.errors import ConfigError, DataError, MissingExtra
-from resnetv2.inference import load
+from resnetv2.inference import Classifier
 
 FOLDS = 5
 _BATCH = 32
@@ -89,7 +89,7 @@ def _suspects(index: Index, places: np.ndarray, model: str | Path, progress: Cou
 
 def _features(index: Index, places: np.ndarray, model: str | Path, progress: Counter | None) -> np.ndarray:
     """Return what the model's head sees of each picture, float32 (n, num_features)."""
-    classifier = load(model)
+    classifier = Classifier.load(model, count=len(places))
     samples = Samples(tuple(index.place(i) for i in places), index.labels[places])
     rows: list[np.ndarray] = []
     for batch in Loader(samples, _BATCH, classifier.header.preprocessing).batches():

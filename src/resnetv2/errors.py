@@ -66,7 +66,13 @@ _MOST_NAMED = 20  # choices in one message
 def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     """Return the message for a name that is not among ``known``, with the nearest one suggested."""
     known = sorted(known)
-    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    near = nearest(name, known)
     more = f" … ({len(known)} in all)" if len(known) > _MOST_NAMED else ""
-    hint = f"did you mean {near[0]!r}?" if near else f"choose from {', '.join(known[:_MOST_NAMED])}{more}"
+    hint = f"did you mean {near!r}?" if near else f"choose from {', '.join(known[:_MOST_NAMED])}{more}"
     return f"unknown {kind} {name!r}: {hint}"
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the name among ``known`` that looks most like this one, None if none looks like it."""
+    near = get_close_matches(name, known, n=1, cutoff=0.5)
+    return near[0] if near else None

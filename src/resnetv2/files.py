@@ -68,6 +68,24 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def require_space(folder: Path, size: int) -> None:
+    """Refuse to begin what would fill the disk.
+
+    Args:
+        folder: where something is to be written; it need not be there yet.
+        size: in bytes.
+
+    Raises:
+        Error: the file system has less than that left.
+    """
+    place = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(place).free
+    if free < size:
+        raise Error(
+            f"the disk of {folder} is too full: {size / 1e6:,.1f} MB are needed, and {free / 1e6:,.1f} MB are free"
+        )
+
+
 def rename_durably(source: Path, path: Path) -> None:
     """Give the file ``source`` the name ``path`` in the same folder: its bytes are on the disk before the name is.
 

@@ -2,33 +2,31 @@
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import numpy as np
 
+from resnetv2.console import Counter, talk
 from resnetv2.data.index import find_pictures
-from resnetv2.errors import ConfigError, DataError, MissingExtra, ModelFileError
+from resnetv2.errors import ConfigError, DataError, Error, ModelFileError
 from resnetv2.preprocess import open_picture
 from resnetv2.published import find_model, read_published
+from resnetv2.runtime.artefact import PRECISIONS, Artefact, is_artefact, open_artefact, read_artefact
+from resnetv2.runtime.choice import AUTO, open_session
+from resnetv2.runtime.session import Session
 from resnetv2.weights.modelfile import Golden, Header, ModelFile, read_header, read_model_file
 
 GOLDEN_TOLERANCE = 1e-4  # of the largest logit: other processors and versions round float32 differently, by about 1e-6
 PRESENT = 0.5  # probability from which on a class is among the ``labels`` of a picture
 _BATCH = 32
-
-
-class Session(Protocol):
-    """Whatever turns uint8 pictures (N, H, W, 3) RGB into logits float32 (N, num_classes).
-
-    Its ``features`` are what the network's head classifies, float32 (N, num_features).
-    """
-
-    def __call__(self, pictures: np.ndarray) -> np.ndarray: ...
-
-    def features(self, pictures: np.ndarray) -> np.ndarray: ...
+_AHEAD = 3  # batches decoded before they are asked for, fewer where they would take more than …
+_AHEAD_BYTES = 2**28
 
 
 @dataclass(frozen=True)
@@ -87,33 +85,34 @@ class Classifier:
     def __init__(self, header: Header, session: Session) -> None:
         self.header = header
         self.session = session
+        self._most: int | None = None  # pictures at once that fit into memory, once that is known
 
     @classmethod
-    def load(cls, path: str | Path, device: str = "auto") -> Self:
-        """Read a model file, or published weights by name, check them, and make them ready on a device.
+    def load(cls, path: str | Path, device: str = "auto", runtime: str = AUTO, count: int = 1) -> Self:
+        """Read a model file, an artefact, or published weights by name, check them, and make them ready on a device.
 
         Args:
-            path: a model file, or a name such as "resnet50v2.a1h_in1k", which is fetched once and then kept.
+            path: a model file, an artefact that ``export`` wrote, or a name such as "resnet50v2.a1h_in1k", which is
+                fetched once and then kept.
             device: "auto", "cpu", "cuda", "mps".
+            runtime: what computes: "auto" is the fastest that is installed, which is said on stderr; "openvino",
+                "onnx", "torch", "torch-compile". An artefact has only the one that it was exported for.
+            count: pictures that will be answered, as far as that is known: with many of them "auto" measures.
 
         Raises:
             DownloadError: published weights cannot be fetched.
             ModelFileError: the file is missing, damaged, foreign, newer, tampered with, or does not fit together.
-            ConfigError: no such device.
-            MissingExtra: torch is not installed.
+            ConfigError: no such device or runtime.
+            MissingExtra: the runtime is not installed.
         """
-        return cls.from_file(read_published(path, read_model_file), device)
+        return cls.from_file(read_model(path), device, runtime, count)
 
     @classmethod
-    def from_file(cls, file: ModelFile, device: str = "auto") -> Self:
-        """Make a model file that was read ready on a device; raises as ``load`` does."""
-        try:
-            from resnetv2.runtime.pytorch import TorchSession, build_model, choose_device
-        except ModuleNotFoundError as error:
-            raise MissingExtra("running a .safetensors model file", "train") from error
-        model = build_model(file.header.architecture, file.weights)
-        session = TorchSession(model, file.header.preprocessing, choose_device(device))
-        return cls(file.header, session)
+    def from_file(cls, file: ModelFile | Artefact, device: str = "auto", runtime: str = AUTO, count: int = 1) -> Self:
+        """Make what was read ready on a device; raises as ``load`` does."""
+        if isinstance(file, Artefact):
+            return cls(file.header, open_artefact(file, runtime, device))
+        return cls(file.header, open_session(file, runtime, device, count))
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -126,28 +125,73 @@ class Classifier:
         Raises:
             DataError: a picture cannot be read.
         """
-        return self.session(self.header.preprocessing.decode(pictures))
+        return self.answer(self.header.preprocessing.decode(pictures))
+
+    def answer(self, pixels: np.ndarray) -> np.ndarray:
+        """Return logits float32 (N, num_classes) for uint8 pixels (N, image_size, image_size, 3) RGB.
+
+        Where so many at once do not fit into memory, they are halved, from then on, which is said on stderr.
+
+        Raises:
+            Error: a single picture does not fit into memory.
+        """
+        rows: list[np.ndarray] = []
+        done = 0
+        while done < len(pixels):
+            part = pixels[done : done + (self._most or len(pixels))]
+            try:
+                rows.append(self.session(part))
+            except MemoryError as error:
+                if len(part) == 1:
+                    raise Error(f"out of memory with a single picture: {error}") from error
+                self._most = (len(part) + 1) // 2
+                talk().print(f"out of memory with {len(part)} pictures at once; going on with {self._most}")
+                continue
+            done += len(part)
+        return np.concatenate(rows)
 
     def predict(self, pictures: Iterable[str | Path], top: int = 5) -> Iterator[Prediction]:
-        """Answer every picture in order; one that cannot be read is answered with its error."""
+        """Answer every picture in order; one that cannot be read is answered with its error.
+
+        Threads decode what comes next while the network computes.
+        """
         if top < 1:
             raise ConfigError(f"top must be at least 1, got {top}")
         if not self.classes:
             raise ConfigError("the network has no head: it answers with features, not with labels")
-        batch: list[tuple[str, np.ndarray | str]] = []
-        for path in pictures:
+        for batch in self._decode(pictures):
+            yield from self._answer(batch, top)
+
+    def _decode(self, pictures: Iterable[str | Path]) -> Iterator[list[tuple[str, np.ndarray | str]]]:
+        """Yield batches of paths with their pixels or errors, decoded a bounded number of pictures ahead."""
+        ahead = max(1, min(_AHEAD * _BATCH, _AHEAD_BYTES // (3 * self.header.preprocessing.image_size**2)))
+        size = max(1, min(_BATCH, ahead // _AHEAD))
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+            waiting: deque[tuple[str, Future[np.ndarray | str]]] = deque()
+
+            def take() -> list[tuple[str, np.ndarray | str]]:
+                taken = [waiting.popleft() for _ in range(min(size, len(waiting)))]
+                return [(path, future.result()) for path, future in taken]
+
             try:
-                batch.append((str(path), self.header.preprocessing(open_picture(Path(path)))))
-            except DataError as error:
-                batch.append((str(path), str(error)))
-            if len(batch) == _BATCH:
-                yield from self._answer(batch, top)
-                batch = []
-        yield from self._answer(batch, top)
+                for path in pictures:
+                    waiting.append((str(path), pool.submit(self._open, path)))
+                    if len(waiting) >= ahead:
+                        yield take()
+                while waiting:
+                    yield take()
+            finally:
+                pool.shutdown(wait=True, cancel_futures=True)
+
+    def _open(self, path: str | Path) -> np.ndarray | str:
+        try:
+            return self.header.preprocessing(open_picture(Path(path)))
+        except DataError as error:
+            return str(error)
 
     def _answer(self, batch: list[tuple[str, np.ndarray | str]], top: int) -> Iterator[Prediction]:
         readable = [pixels for _, pixels in batch if isinstance(pixels, np.ndarray)]
-        rows = iter(self.session(np.stack(readable)) if readable else ())
+        rows = iter(self.answer(np.stack(readable)) if readable else ())
         for path, pixels in batch:
             if isinstance(pixels, str):
                 yield Prediction(path, error=pixels)
@@ -180,21 +224,26 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return result
 
 
-def load(model: str | Path, device: str = "auto") -> Classifier:
-    """Load a model file, or published weights by name; see ``Classifier.load``."""
-    return Classifier.load(model, device)
+def load(model: str | Path, device: str = "auto", runtime: str = AUTO) -> Classifier:
+    """Load a model file, an artefact, or published weights by name; see ``Classifier.load``."""
+    return Classifier.load(model, device, runtime)
 
 
 def predict(
-    model: str | Path | Classifier, pictures: Sequence[str | Path], top: int = 5, device: str = "auto"
+    model: str | Path | Classifier,
+    pictures: Sequence[str | Path],
+    top: int = 5,
+    device: str = "auto",
+    runtime: str = AUTO,
 ) -> list[Prediction]:
     """Label pictures and folders of pictures.
 
     Args:
-        model: a model file, or a loaded classifier.
+        model: a model file, an artefact, or a loaded classifier.
         pictures: files and folders; folders are searched through.
         top: how many labels to give for each.
         device: "auto", "cpu", "cuda", "mps".
+        runtime: see ``Classifier.load``.
 
     Returns:
         One prediction for each picture, in order; unreadable ones carry their ``error``.
@@ -203,16 +252,33 @@ def predict(
         DataError: a folder holds no pictures.
         ModelFileError: see ``Classifier.load``.
     """
-    return list(predict_each(model, pictures, top, device))
+    return list(predict_each(model, pictures, top, device, runtime))
 
 
 def predict_each(
-    model: str | Path | Classifier, pictures: Sequence[str | Path], top: int = 5, device: str = "auto"
+    model: str | Path | Classifier,
+    pictures: Sequence[str | Path],
+    top: int = 5,
+    device: str = "auto",
+    runtime: str = AUTO,
+    progress: Counter | None = None,
 ) -> Iterator[Prediction]:
-    """Do as ``predict``, one prediction at a time as they are made."""
+    """Do as ``predict``, one prediction at a time; ``progress`` is called with the pictures done and the total."""
     paths = expand(pictures)
-    classifier = model if isinstance(model, Classifier) else load(model, device)
-    return classifier.predict(paths, top)
+    classifier = model if isinstance(model, Classifier) else Classifier.load(model, device, runtime, len(paths))
+    for number, answer in enumerate(classifier.predict(paths, top), 1):
+        if progress is not None:
+            progress(number, len(paths))
+        yield answer
+
+
+def read_model(model: str | Path) -> ModelFile | Artefact:
+    """Read a model file, an artefact, or published weights by name, whole, and check its digest.
+
+    Raises:
+        ModelFileError, DownloadError, ConvertError: it cannot be read, or fetched.
+    """
+    return read_artefact(Path(model)) if is_artefact(model) else read_published(model, read_model_file)
 
 
 def expand(pictures: Sequence[str | Path]) -> list[Path]:
@@ -227,21 +293,24 @@ def expand(pictures: Sequence[str | Path]) -> list[Path]:
 
 
 def info(model: str | Path) -> dict[str, Any]:
-    """Return the header of a model file as plain values; no weight is read and torch is not needed."""
+    """Return the header of a model file or artefact as plain values; torch is not needed, nor any runtime."""
+    if is_artefact(model):
+        return {"path": str(model), **read_artefact(Path(model)).to_dict()}
     header = read_published(model, read_header)
     return {"path": str(find_model(model)), **header.to_dict()}
 
 
-def verify(model: str | Path, device: str = "auto") -> Verification:
-    """Replay a model file's golden samples, from picture bytes to logits.
+def verify(model: str | Path, device: str = "auto", runtime: str = AUTO) -> Verification:
+    """Replay the golden samples of a model file or an artefact, from picture bytes to logits.
 
     Raises:
         ModelFileError: the file cannot be read, holds no golden samples, or no longer gives the logits it promised.
     """
-    file = read_published(model, read_model_file)
+    file = read_model(model)
     if not file.golden.pictures:
         raise ModelFileError(f"{model} holds no golden samples to replay")
-    result = compare_golden(str(model), Classifier.from_file(file, device), file.golden)
+    tolerance = PRECISIONS[file.precision] if isinstance(file, Artefact) else GOLDEN_TOLERANCE
+    result = compare_golden(str(model), Classifier.from_file(file, device, runtime), file.golden, tolerance)
     if not result.ok:
         raise ModelFileError(
             f"{model} does not give the logits it promised: {result.samples} golden samples, worst difference "
@@ -251,11 +320,24 @@ def verify(model: str | Path, device: str = "auto") -> Verification:
     return result
 
 
-def compare_golden(path: str, classifier: Classifier, golden: Golden) -> Verification:
+def compare_golden(
+    path: str, classifier: Classifier, golden: Golden, tolerance: float = GOLDEN_TOLERANCE
+) -> Verification:
     """Compare what a classifier answers to golden pictures with what is expected."""
     logits = classifier.logits(golden.pictures)
     scale = float(np.abs(golden.logits).max()) or 1.0
     worst = float(np.abs(logits - golden.logits).max()) / scale
-    same = bool((logits.argmax(axis=1) == golden.logits.argmax(axis=1)).all())
-    ok = same and worst <= GOLDEN_TOLERANCE
-    return Verification(path, len(golden.pictures), worst, GOLDEN_TOLERANCE, same, ok)
+    same = bool(same_labels(logits, golden.logits, classifier.header.task).all())
+    ok = same and worst <= tolerance
+    return Verification(path, len(golden.pictures), worst, tolerance, same, ok)
+
+
+def same_labels(ours: np.ndarray, theirs: np.ndarray, task: str) -> np.ndarray:
+    """Tell of each picture whether logits (N, K) and (N, K) give one label, bool (N,).
+
+    Only "classification" has a label that can change; of the other tasks, the distance of the logits says all.
+    """
+    if task != "classification":
+        return np.ones(len(ours), bool)
+    result: np.ndarray = ours.argmax(axis=1) == theirs.argmax(axis=1)
+    return result

@@ -121,6 +121,7 @@ RULES: dict[str, Rule] = {
     "workers": _optional(_whole(1)),
     "cache_mb": _whole(0),
     "save_minutes": _amount,
+    "peer_timeout_s": Rule("a number above 0", lambda v: _is_number(v) and v > 0),
     "class_weights": _choice("none", "balanced", "effective"),
     "sampling": _choice("natural", "balanced", "repeated"),
     "group_by": _optional(Rule("a column or a regular expression", lambda v: isinstance(v, str) and v != "")),
@@ -204,6 +205,7 @@ class TrainConfig(Plain):
     cache_mb: int = 256  # memory (2^20 bytes) for small pictures kept decoded; the 50,000 of CIFAR-10 take 159
     features_gb: float = 4.0  # disk (10^9 bytes) that maps of one run may take in the user's cache
     save_minutes: float = 1.0  # between two checkpoints
+    peer_timeout_s: float = 600.0  # seconds that processes wait for one of them that does not answer
     track: str = "auto"  # "auto": TensorBoard where it is installed; "none", "tensorboard", "wandb", "mlflow"
 
     # which pictures
@@ -228,6 +230,8 @@ class TrainConfig(Plain):
     def _contradictions(self) -> Iterator[str]:
         if self.class_weights != "none" and self.sampling == "balanced":
             yield "class_weights and sampling both make up for rare classes, which would count twice; choose one"
+        if self.class_weights == "effective" and self.recipe == "probe":
+            yield "recipe 'probe' takes class_weights none or balanced"
         if self.start_image_size is not None and self.start_image_size > self.image_size:
             yield f"start_image_size {self.start_image_size} must be at most image_size {self.image_size}"
         if self.recipe not in STRATEGIES and self.recipe not in IMAGENET_RECIPES:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, NamedTuple
 
 from resnetv2.config import ResNetV2Config, Unit
+from resnetv2.errors import ModelFileError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _NORM = {
     "batch": ("weight", "bias", "running_mean", "running_var"),
@@ -42,6 +46,26 @@ def modules(config: ResNetV2Config) -> Iterator[Module]:
 def tensor_shapes(config: ResNetV2Config) -> dict[str, tuple[int, ...]]:
     """Return the shape of every parameter and statistic of ``ResNetV2(config)`` by its name there."""
     return {f"{m.name}.{tensor}": shape for m in modules(config) for tensor, shape in m.tensors.items()}
+
+
+def check_shapes(config: ResNetV2Config, weights: Mapping[str, np.ndarray]) -> None:
+    """Refuse weights that are not all a network has, each of its shape, in float32.
+
+    Raises:
+        ModelFileError: every misfit is named.
+    """
+    expected = tensor_shapes(config)
+    given = {name: value.shape for name, value in weights.items()}
+    problems = [f"absent: {name}" for name in expected if name not in given]
+    problems += [f"unknown: {name}" for name in given if name not in expected]
+    problems += [
+        f"{name} is {given[name]}, expected {shape}"
+        for name, shape in expected.items()
+        if given.get(name, shape) != shape
+    ]
+    problems += [f"{n} is {v.dtype}, expected float32" for n, v in weights.items() if v.dtype != "float32"]
+    if problems:
+        raise ModelFileError("the weights do not fit the architecture:\n  " + "\n  ".join(problems))
 
 
 def count_parameters(config: ResNetV2Config) -> int:

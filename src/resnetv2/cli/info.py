@@ -14,7 +14,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="print what a model file says of itself",
         description="Print a model file's header. No weight is read, and torch is not needed.",
     )
-    parser.add_argument("model", metavar="FILE", help="model file")
+    parser.add_argument("model", metavar="FILE", help="model file or artefact")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
+from resnetv2.cli.placement import add_placement
+
 if TYPE_CHECKING:
     from resnetv2.inference import Prediction
 
@@ -17,12 +19,12 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         description="Label pictures and folders of pictures. One that cannot be read gets its error, the others are "
         "still answered, and the exit code is 2.",
     )
-    parser.add_argument("model", metavar="MODEL", help="model file, such as RUN/best.safetensors")
+    parser.add_argument("model", metavar="MODEL", help="model file or artefact, such as RUN/best.safetensors")
     parser.add_argument("pictures", nargs="+", metavar="PICTURE_OR_FOLDER", help="picture files, or folders of them")
     parser.add_argument(
         "--top", type=int, default=5, metavar="K", help="labels for each picture (default: %(default)s)"
     )
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, mps (default: %(default)s)")
+    add_placement(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object a line, a picture each")
     parser.set_defaults(run=run)
 
@@ -30,16 +32,19 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Predict and print; exit code 2 if a picture could not be read."""
     from resnetv2.cli.show import print_json, print_table
+    from resnetv2.console import counting
     from resnetv2.inference import predict_each
 
     failed = False
     rows = []
-    for answer in predict_each(args.model, args.pictures, top=args.top, device=args.device):
-        failed = failed or answer.error is not None
-        if args.json:
-            print_json(answer.to_dict())
-        else:
-            rows.append((answer.path, *_cells(answer)))
+    options = {"top": args.top, "device": args.device, "runtime": args.runtime}
+    with counting("predicting") as progress:
+        for answer in predict_each(args.model, args.pictures, **options, progress=progress):
+            failed = failed or answer.error is not None
+            if args.json:
+                print_json(answer.to_dict())
+            else:
+                rows.append((answer.path, *_cells(answer)))
     width = max(map(len, rows), default=0)
     if rows:
         heads = {2: ("picture", "answer"), 3: ("picture", "labels", "probabilities")}

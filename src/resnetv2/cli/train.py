@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
     """Train and print where the model is and what to do with it."""
     import resnetv2
     from resnetv2.cli.show import print_json
+    from resnetv2.training.distributed import World
 
     result = resnetv2.train(
         args.data,
@@ -92,6 +93,8 @@ def run(args: argparse.Namespace) -> int:
         set=parse_settings(args.set),
         resume=args.resume,
     )
+    if not World.from_environment().is_first:
+        return 0
     if args.json:
         print_json({k: str(v) if k in ("out", "best", "last") else v for k, v in asdict(result).items()})
         return 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
+from resnetv2.cli.placement import add_placement
+
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command's parser."""
@@ -13,8 +15,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         help="prove that a model file is whole and still gives its answers",
         description="Check a model file's SHA-256, then replay its golden samples from picture bytes to logits.",
     )
-    parser.add_argument("model", metavar="FILE", help="model file")
-    parser.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda, mps (default: %(default)s)")
+    parser.add_argument("model", metavar="FILE", help="model file or artefact")
+    add_placement(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -24,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     import resnetv2
     from resnetv2.cli.show import print_json
 
-    result = resnetv2.verify(args.model, device=args.device)
+    result = resnetv2.verify(args.model, device=args.device, runtime=args.runtime)
     if args.json:
         print_json(asdict(result))
     else:

@@ -32,11 +32,53 @@ _OBJECT_BYTES = 256  # what Python adds to a kept array
 
 @dataclass(frozen=True)
 class Batch:
-    """Pictures uint8 (N, H, W, 3) RGB, their labels int64 (N,), and their places in the samples."""
+    """Pictures uint8 (N, H, W, 3) RGB, their labels int64 (N,), and their places in the samples.
+
+    ``elsewhere`` is the number of pictures that other processes have of the same batch.
+    """
 
     pictures: np.ndarray
     labels: np.ndarray
     indices: np.ndarray
+    elsewhere: int = 0
+
+    @property
+    def total(self) -> int:
+        """Pictures of the batch in all processes together."""
+        return len(self.labels) + self.elsewhere
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of several processes takes of a batch, and of a split that is evaluated.
+
+    A batch that is computed in parts has the same parts whatever the number of processes: each takes a piece of each.
+
+    Attributes:
+        rank: the process, counted from 0.
+        size: how many there are.
+        parts: that a batch is computed in.
+    """
+
+    rank: int = 0
+    size: int = 1
+    parts: int = 1
+
+    def counts(self, n: int) -> list[int]:
+        """Return how many pictures of each part of a batch of n are this process's."""
+        return [len(piece) for piece in self._pieces(n)]
+
+    def places(self, n: int) -> np.ndarray:
+        """Return which of n pictures are this process's, int64, those of one part after those of another."""
+        return np.concatenate(self._pieces(n))
+
+    def stretch(self, n: int) -> slice:
+        """Return which of n batches that are evaluated are this process's, whole: a batch of other size rounds anew."""
+        return slice(n * self.rank // self.size, n * (self.rank + 1) // self.size)
+
+    def _pieces(self, n: int) -> list[np.ndarray]:
+        parts = np.array_split(np.arange(n), self.parts)
+        return [np.array_split(part, self.size)[self.rank] for part in parts]
 
 
 class Budget:
@@ -73,6 +115,8 @@ class Loader:
             each once, so whatever is dropped for another is missed the next time.
         sampling: a key of ORDERS, for augmented pictures: "natural" takes each once an epoch, "balanced" as many in
             all, but from every class equally many.
+        share: what of it is this process's: a piece of every augmented batch, or of the others every so many whole.
+        least: pictures that an augmented batch must have, if need be by holding more than ``batch_size``.
     """
 
     def __init__(
@@ -85,6 +129,8 @@ class Loader:
         workers: int | None = None,
         budget: Budget | None = None,
         sampling: str = "natural",
+        share: Share | None = None,
+        least: int = 2,
     ) -> None:
         self.samples = samples
         self.preprocessing = preprocessing
@@ -92,7 +138,9 @@ class Loader:
         self.seed = seed
         self.workers = workers or min(os.cpu_count() or 1, 8)
         self.budget = budget or Budget(0)
-        self.bounds = batch_bounds(len(samples), batch_size, least=1 if augment is None else 2)
+        bounds = batch_bounds(len(samples), batch_size, least=1 if augment is None else least)
+        self.share = share or Share()
+        self.bounds = bounds if augment is not None else bounds[self.share.stretch(len(bounds))]
         self.order = ORDERS[sampling]
         self.seconds = 0.0  # that threads have worked, all of them together
         self._kept: dict[int, np.ndarray] = {}
@@ -123,18 +171,30 @@ class Loader:
             waiting: deque[tuple[Batch, list[Future[None]]]] = deque()
             try:
                 for low, high in self.bounds[start:]:
-                    waiting.append(self._begin(pool, order[low:high], repeats[low:high], epoch, side))
-                    if len(waiting) > _ahead((high - low) * 3 * side**2):
+                    mine = self._own(low, high)
+                    waiting.append(self._begin(pool, order[mine], repeats[mine], epoch, side, high - low - len(mine)))
+                    if len(waiting) > _ahead(len(mine) * 3 * side**2):
                         yield _finish(*waiting.popleft())
                 while waiting:
                     yield _finish(*waiting.popleft())
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
 
+    def _own(self, low: int, high: int) -> np.ndarray:
+        """Return this process's places of a batch."""
+        return np.arange(low, high) if self.augment is None else low + self.share.places(high - low)
+
     def _begin(
-        self, pool: ThreadPoolExecutor, indices: np.ndarray, repeats: np.ndarray, epoch: int, side: int
+        self,
+        pool: ThreadPoolExecutor,
+        indices: np.ndarray,
+        repeats: np.ndarray,
+        epoch: int,
+        side: int,
+        elsewhere: int,
     ) -> tuple[Batch, list[Future[None]]]:
-        batch = Batch(np.empty((len(indices), side, side, 3), np.uint8), self.samples.labels[indices], indices)
+        pictures = np.empty((len(indices), side, side, 3), np.uint8)
+        batch = Batch(pictures, self.samples.labels[indices], indices, elsewhere)
         step = max(1, min(_AT_ONCE, len(indices) // self.workers))
         parts = [range(low, min(low + step, len(indices))) for low in range(0, len(indices), step)]
         return batch, [pool.submit(self._fill, batch, part, repeats, epoch) for part in parts]

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Callable
-from importlib import resources
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from resnetv2.console import printable
 from resnetv2.data.check import KINDS, SEVERITIES, Finding, Report
 from resnetv2.data.index import Index
 from resnetv2.data.splits import SPLITS
-from resnetv2.errors import DataError, MissingExtra
-from resnetv2.files import replace_file
+from resnetv2.errors import DataError
+from resnetv2.pages.render import render_page, to_address
 from resnetv2.preprocess import Readable, open_picture
 
 PICTURES = 24  # of a finding; the rest are counted
@@ -36,15 +32,11 @@ def write_sheet(path: Path, report: Report, index: Index) -> None:
         MissingExtra: jinja2 is not installed.
         Error: the file cannot be written.
     """
-    try:
-        from jinja2 import Environment, StrictUndefined
-    except ModuleNotFoundError as error:
-        raise MissingExtra("the HTML page", "train") from error
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"printable": printable, "count": "{:,}".format}
     opener = index.opener()
-    source = resources.files(__package__).joinpath("sheet.html.j2").read_text(encoding="utf-8")
-    chunks = environment.from_string(source).stream(
+    render_page(
+        path,
+        "resnetv2.data",
+        "sheet.html.j2",
         report=report,
         splits=[s for s in SPLITS if any(counts[s] for counts in report.classes.values())],
         largest=max((sum(counts.values()) for counts in report.classes.values()), default=0) or 1,
@@ -53,8 +45,6 @@ def write_sheet(path: Path, report: Report, index: Index) -> None:
         kinds=KINDS,
         names=CLASSES,
     )
-    with replace_file(path) as temporary:
-        temporary.write_text("".join(chunks), encoding="utf-8", errors="backslashreplace")
 
 
 def _section(finding: Finding, opener: Callable[[str], Readable]) -> dict[str, Any]:
@@ -80,6 +70,4 @@ def _thumbnail(place: Readable) -> str:
     except DataError:
         return ""
     picture.thumbnail((_SIDE, _SIDE))
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=75)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()
+    return to_address(picture)

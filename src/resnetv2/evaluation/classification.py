@@ -8,11 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from resnetv2.evaluation.calibration import expected_calibration_error
-from resnetv2.evaluation.intervals import Z95, bootstrap_intervals, mean_share_interval, wilson_interval
+from resnetv2.evaluation.calibration import coverage_curve, expected_calibration_error, reliability_curve
+from resnetv2.evaluation.intervals import (
+    Z95,
+    bootstrap_intervals,
+    jackknife_interval,
+    mean_share_interval,
+    wilson_interval,
+)
 from resnetv2.evaluation.perclass import Counts, Rankings
 from resnetv2.evaluation.probabilities import Probabilities
-from resnetv2.evaluation.ranking import Ranking
+from resnetv2.evaluation.ranking import FAULTLESS, Ranking
 from resnetv2.evaluation.undefined import mean_defined, number
 
 _TOP = 5
@@ -62,10 +68,11 @@ def classification_report(logits: np.ndarray, labels: np.ndarray, classes: Seque
 
     Returns:
         ``n``; ``top1``, ``top5`` (more than five classes), ``balanced_accuracy`` (the mean recall), ``log_loss`` and
-        ``brier`` (of the softmax; Brier's score is 0 … 2, with two classes 0 … 1), each with its 95 % interval as
-        ``…_ci95`` = [low, high]; ``ece``, the expected calibration error in 15 bins; ``roc_auc`` and
-        ``average_precision``, with two classes those of the second, otherwise the mean of every class against the
-        others; ``macro`` and ``weighted``: precision, recall, f1; ``per_class``: label, n, precision, recall, f1,
+        ``brier`` (of the softmax; Brier's score is 0 … 2, with two classes 0 … 1), ``roc_auc`` and
+        ``average_precision`` (with two classes those of the second, otherwise the mean of every class against the
+        others), each with its 95 % interval as ``…_ci95`` = [low, high]; ``ece``, the expected calibration error in 15
+        bins, and ``reliability``, the bins; ``coverage``, how often answers are right when only the most confident are
+        given; ``macro`` and ``weighted``: precision, recall, f1; ``per_class``: label, n, precision, recall, f1,
         roc_auc, average_precision; ``confusion``: K lists of K counts, a row for each true class;
         ``smallest_difference`` and ``note``; ``undefined``: why a figure is None, by its name.
     """
@@ -86,6 +93,8 @@ def classification_report(logits: np.ndarray, labels: np.ndarray, classes: Seque
         "balanced_accuracy_ci95": list(mean_share_interval(hits[present], counts.actual[present])),
         **_proper_scores(probabilities, undefined),
         "ece": expected_calibration_error(probabilities.confidence, predicted == labels),
+        "reliability": reliability_curve(probabilities.confidence, predicted == labels),
+        "coverage": coverage_curve(probabilities.confidence, predicted == labels),
         **rank_figures,
         **counts.averages(),
         "per_class": [line | ranks for line, ranks in zip(counts.lines(classes), lines, strict=True)],
@@ -124,13 +133,27 @@ def _rank(
     if k > _MANY:
         reason = f"not computed for more than {_MANY:,} classes"
         undefined |= {**dict.fromkeys(names, reason), **{f"per_class.{name}": reason for name in names}}
-        return dict.fromkeys(names), [dict.fromkeys(names) for _ in classes]
-    rankings = Rankings.of([Ranking.of(probabilities.column(i), labels == i) for i in range(k)])
+        undefined |= dict.fromkeys((f"{name}_ci95" for name in names), reason)
+        return dict.fromkeys((*names, *(f"{name}_ci95" for name in names))), [dict.fromkeys(names) for _ in classes]
+    ranked = [Ranking.of(probabilities.column(i), labels == i) for i in range(k)]
+    rankings = Rankings.of(ranked)
     reasons = rankings.reasons(classes)
     undefined |= reasons
-    columns = {name: getattr(rankings, name) for name in names}
-    figures = {name: number(column[1]) if k == 2 else mean_defined(column) for name, column in columns.items()}
-    undefined |= {name: reasons[f"per_class.{name}"] for name in names if figures[name] is None}
+    figures: dict[str, Any] = {}
+    for name in names:
+        column = getattr(rankings, name)
+        there = [i for i in range(k) if not np.isnan(column[i]) and (k != 2 or i == 1)]
+        figures[name] = number(column[1]) if k == 2 else mean_defined(column)
+        figures[f"{name}_ci95"] = None
+        if figures[name] is None:
+            undefined[name] = undefined[f"{name}_ci95"] = reasons[f"per_class.{name}"]
+        elif len(labels) == 1:
+            undefined[f"{name}_ci95"] = "an interval needs two pictures"
+        else:
+            without_each = sum(getattr(ranked[i], f"{name}_without_each")() for i in there) / len(there)
+            interval = jackknife_interval(figures[name], without_each)
+            figures[f"{name}_ci95"] = interval and list(interval)
+            undefined |= {} if interval else {f"{name}_ci95": FAULTLESS}
     return figures, rankings.lines()
 
 

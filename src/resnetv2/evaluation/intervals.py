@@ -33,6 +33,19 @@ def wilson_interval(correct: float, n: float, z: float = Z95) -> tuple[float, fl
     return (0.0 if correct == 0 else low), (1.0 if correct == n else high)
 
 
+def binomial_cdf(k: int, n: int, p: float) -> float:
+    """Return the chance of at most k successes in n trials, each with chance p."""
+    if k >= n or p <= 0:
+        return 1.0
+    if p >= 1:
+        return 0.0
+    i = np.arange(1, k + 1)
+    ways = np.append(0, np.cumsum(np.log(n - i + 1) - np.log(i)))  # logarithms
+    logs = ways + np.arange(k + 1) * math.log(p) + (n - np.arange(k + 1)) * math.log1p(-p)
+    highest = float(logs.max())
+    return min(1.0, math.exp(highest) * float(np.exp(logs - highest).sum()))
+
+
 def mean_share_interval(hits: np.ndarray, n: np.ndarray) -> tuple[float, float]:
     """Return the interval of the mean of several shares, such as of the recalls of classes.
 
@@ -52,6 +65,51 @@ def mean_share_interval(hits: np.ndarray, n: np.ndarray) -> tuple[float, float]:
     variance = float(within.sum()) / len(n) ** 2
     size = mean * (1 - mean) / variance if variance else len(n) ** 2 / float((1 / n).sum())
     return wilson_interval(min(mean * size, size), size)
+
+
+def jackknife_interval(share: float, without_each: np.ndarray) -> tuple[float, float] | None:
+    """Return the interval of a figure in 0 … 1 from what it would be without each of n samples.
+
+    The jackknife's variance (Efron and Stein 1981, Annals of Statistics 9), which for ROC-AUC is DeLong's (1988,
+    Biometrics 44) but for 1 / n, on the scale of the log odds, where the figure is nearly normal. None at 0 and 1: the
+    samples cannot tell how often another one would be ranked wrong.
+
+    Args:
+        share: the figure.
+        without_each: float (n,), n above 1.
+    """
+    if not 0 < share < 1:
+        return None
+    odds = math.log(share / (1 - share))
+    half = Z95 * jackknife_error(without_each) / (share * (1 - share))
+    return (1 + math.tanh((odds - half) / 2)) / 2, (1 + math.tanh((odds + half) / 2)) / 2
+
+
+def paired_difference_interval(only_first: int, only_second: int, n: int) -> tuple[float, float]:
+    """Return the interval of the second share minus the first, of the same n samples (Bonett and Price 2012).
+
+    It is Wald's with one more sample on either side (J. Educational and Behavioral Statistics 37), and stays wide where
+    the two never disagree; a bootstrap would shrink to nothing there.
+
+    Args:
+        only_first: samples that are right in the first alone.
+        only_second: samples that are right in the second alone.
+        n: all samples, above 0.
+    """
+    first, second = (only_first + 1) / (n + 2), (only_second + 1) / (n + 2)
+    half = Z95 * math.sqrt((first + second - (second - first) ** 2) / (n + 2))
+    return max(-1.0, second - first - half), min(1.0, second - first + half)
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """Return the two-sided p value of McNemar's exact test (1947): how likely so uneven a disagreement is by chance."""
+    return min(1.0, 2 * binomial_cdf(min(only_first, only_second), only_first + only_second, 0.5))
+
+
+def jackknife_error(without_each: np.ndarray) -> float:
+    """Return the standard error of a figure from what it would be without each of n samples, float (n,)."""
+    n = len(without_each)
+    return math.sqrt((n - 1) / n * float(((without_each - without_each.mean()) ** 2).sum()))
 
 
 def resamples(n: int, draws: int = DRAWS, seed: int = SEED) -> Iterator[np.ndarray]:

@@ -19,7 +19,6 @@ class Probabilities:
         scale: the sum of exp(logit - highest).
         surprise: minus the logarithm of the true class's probability; 0 is certain.
         brier: the squared distance of the probabilities from the truth, 0 … 2; halved with two classes.
-        temperature: by which logits are divided first.
     """
 
     logits: np.ndarray
@@ -27,10 +26,9 @@ class Probabilities:
     scale: np.ndarray
     surprise: np.ndarray
     brier: np.ndarray
-    temperature: float = 1.0
 
     @classmethod
-    def of(cls, logits: np.ndarray, labels: np.ndarray, temperature: float = 1.0) -> Probabilities:
+    def of(cls, logits: np.ndarray, labels: np.ndarray) -> Probabilities:
         """Compute them from logits float (N, K) and labels int (N,)."""
         n, k = logits.shape
         highest, scale, surprise, brier = (np.empty(n) for _ in range(4))
@@ -38,7 +36,7 @@ class Probabilities:
         for start in range(0, n, step):
             part = slice(start, start + step)
             rows = np.arange(len(labels[part]))
-            scaled = logits[part].astype(np.float64) / temperature
+            scaled = logits[part].astype(np.float64)
             highest[part] = scaled.max(axis=1)
             powers = np.exp(scaled - highest[part, None])
             scale[part] = powers.sum(axis=1)
@@ -47,7 +45,7 @@ class Probabilities:
             powers /= scale[part, None]
             powers[rows, labels[part]] -= 1
             brier[part] = (powers**2).sum(axis=1)
-        return cls(logits, highest, scale, surprise, brier / 2 if k == 2 else brier, temperature)
+        return cls(logits, highest, scale, surprise, brier / 2 if k == 2 else brier)
 
     @property
     def confidence(self) -> np.ndarray:
@@ -56,5 +54,5 @@ class Probabilities:
 
     def column(self, k: int) -> np.ndarray:
         """Return the probability of class k for each sample (N,)."""
-        result: np.ndarray = np.exp(self.logits[:, k] / self.temperature - self.highest) / self.scale
+        result: np.ndarray = np.exp(self.logits[:, k] - self.highest) / self.scale
         return result

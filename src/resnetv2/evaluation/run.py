@@ -1,27 +1,26 @@
-"""Evaluate a model on a split of data; every picture counts once."""
+"""A model on a split of data; every picture counts once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from resnetv2.console import Counter
-from resnetv2.data.check import check_policy, readable_index
-from resnetv2.data.examine import examine_pictures
-from resnetv2.data.index import Index, read_index
-from resnetv2.data.load import Loader
-from resnetv2.data.targets import renumber_classes
-from resnetv2.errors import ConfigError, DataError
+from resnetv2.data.check import check_policy
+from resnetv2.errors import ConfigError
+from resnetv2.evaluation.answers import ask, find_pictures
 from resnetv2.evaluation.classification import classification_report
 from resnetv2.evaluation.multilabel import multilabel_report
+from resnetv2.evaluation.page import Shown, write_page
 from resnetv2.evaluation.regression import regression_report
-from resnetv2.evaluation.split import run_split
-from resnetv2.inference import Classifier, load
-from resnetv2.weights.labels import IMAGENET, synsets
+from resnetv2.explanation import check_method, heat_map, stretch, takes_gradients
+from resnetv2.inference import Classifier, read_model
+from resnetv2.runtime.choice import AUTO
+from resnetv2.weights.modelfile import ModelFile
 
 
 def evaluate(
@@ -31,57 +30,68 @@ def evaluate(
     split: str = "test",
     batch_size: int = 32,
     device: str = "auto",
+    runtime: str = AUTO,
     on_bad_image: str = "error",
+    tta: str | None = None,
+    html: str | Path | None = None,
     progress: Counter | None = None,
 ) -> dict[str, Any]:
     """Measure a classifier on one split.
 
     Args:
-        model: a model file, or a loaded classifier.
+        model: a model file, an artefact, or a loaded classifier.
         data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, a CSV manifest, or a packed folder. For
             networks with ImageNet's classes, these may be WordNet's synsets such as "n01440764". Where it is what the
             model was trained on, the split is that of the run's ``index.csv`` beside the model.
         split: "train", "val", "test", or "all" of them.
         batch_size: pictures at a time; the figures do not depend on it.
         device: "auto", "cpu", "cuda", "mps".
+        runtime: see ``Classifier.load``.
         on_bad_image: "error" to refuse pictures that cannot be read, "skip" to leave them out.
+        tta: several views of each picture, over which probabilities (of a number: the answers) are averaged: "flip",
+            the picture and its mirror image; "five-crop", the middle and the corners of the central square.
+        html: a page to write that shows the figures, with the pictures that were furthest from right.
         progress: called with the pictures done and the total.
 
     Returns:
-        ``model``, ``data``, ``split``, ``task`` and what ``classification_report``, ``multilabel_report`` or
+        ``model``, ``data``, ``split``, ``tta``, ``task`` and what ``classification_report``, ``multilabel_report`` or
         ``regression_report`` gives. Also ``skipped``: path and reason of each picture that was left out.
 
     Raises:
-        ConfigError: batch_size below 1, an unknown ``on_bad_image``, or a network without a head.
+        ConfigError: batch_size below 1, an unknown ``on_bad_image`` or ``tta``, a network without a head, or ``html``
+            lies inside the data.
         DataError: no such split, pictures of the run's list that are gone, other class names than the model's (both
             sets are listed), or an unreadable picture.
+        MissingExtra: jinja2 is needed for ``html`` and not installed.
+        Error: ``html`` cannot be written.
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     check_policy(on_bad_image)
-    classifier = model if isinstance(model, Classifier) else load(model, device)
-    if not classifier.classes:
-        raise ConfigError(f"{model} has no head: it answers with features, not with labels")
+    if html is not None and Path(data).is_dir() and Path(html).resolve().is_relative_to(Path(data).resolve()):
+        raise ConfigError(f"{html} lies inside {data}, which is only read: choose another file for the page")
+    loaded = model if isinstance(model, Classifier) else read_model(model)
     name = "" if isinstance(model, Classifier) else str(model)
-    task = classifier.header.task
-    index, skipped = run_split(read_index(Path(data), task=task), name, classifier.header.provenance, split)
-    if on_bad_image == "skip":
-        reasons = examine_pictures(index).reasons
-        wanted = {i: reason for i, reason in reasons.items() if split in ("all", index.splits[i])}
-        skipped += [{"path": index.paths[i], "reason": reason} for i, reason in wanted.items()]
-        index = readable_index(index, reasons, on_bad_image)
-    if task != "regression":
-        index = match_classes(index, classifier.classes, _wordnet(classifier))
-    samples = index.split(split)
-    logits = []
-    done = 0
-    for batch in Loader(samples, batch_size, classifier.header.preprocessing).batches():
-        logits.append(classifier.session(batch.pictures))
-        done += len(batch.labels)
-        if progress is not None:
-            progress(done, len(samples))
-    report = make_report(task, np.concatenate(logits), samples.labels, classifier.classes)
-    return {"model": name, "data": str(data), "split": split, "task": task, **report, "skipped": skipped}
+    pictures = find_pictures(loaded.header, name, data, split, on_bad_image)
+    samples, header = pictures.samples, loaded.header
+    classifier = (
+        loaded if isinstance(loaded, Classifier) else Classifier.from_file(loaded, device, runtime, len(samples))
+    )
+    logits = ask(classifier, samples, batch_size=batch_size, tta=tta, progress=progress)
+    report = {
+        "model": name,
+        "data": str(data),
+        "split": split,
+        "tta": tta,
+        "task": header.task,
+        **make_report(header.task, logits, samples.labels, header.classes),
+        "skipped": pictures.skipped,
+    }
+    if html is not None:
+        if not takes_gradients(classifier) and isinstance(loaded, ModelFile) and find_spec("torch"):
+            classifier = Classifier.from_file(loaded, device, "torch")
+        write_page(Path(html), Shown(report, header, pictures.index, logits, _heat(classifier)))
+    return report
 
 
 def make_report(task: str, logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
@@ -91,30 +101,13 @@ def make_report(task: str, logits: np.ndarray, labels: np.ndarray, classes: Sequ
     return (multilabel_report if task == "multilabel" else classification_report)(logits, labels, classes)
 
 
-def match_classes(index: Index, classes: tuple[str, ...], aliases: tuple[str, ...] = ()) -> Index:
-    """Return the index with its labels numbered as the model numbers its classes, matched by name.
+def _heat(classifier: Classifier) -> Callable[[np.ndarray, int], np.ndarray] | None:
+    """Return what shows where the network sees a class, None where there are no gradients to tell it from."""
+    if not takes_gradients(classifier):
+        return None
+    method = "gradcam" if check_method(classifier.header, None) == "gradcam" else "integrated-gradients"  # both quick
 
-    Data may lack some of the model's classes, but not the other way round. ``aliases`` are second names by index, such
-    as WordNet's synsets.
-    """
-    numbers = {name: i for names in (aliases, classes) for i, name in enumerate(names)}
-    strangers = [name for name in index.classes if name not in numbers]
-    if strangers:
-        raise DataError(
-            f"the data has classes that the model does not know: {_list(strangers)}; "
-            f"the model knows {_list(classes)}; the data has {_list(index.classes)}"
-        )
-    number = np.array([numbers[name] for name in index.classes], np.int64)
-    return replace(index, labels=renumber_classes(index.task, index.labels, number, len(classes)), classes=classes)
+    def heat(pixels: np.ndarray, number: int) -> np.ndarray:
+        return stretch(heat_map(classifier, pixels, number, method), len(pixels))
 
-
-def _wordnet(classifier: Classifier) -> tuple[str, ...]:
-    """Return WordNet's synsets by index where the classes are ImageNet's, whose folders have these names."""
-    labels = str(classifier.header.provenance.get("labels", ""))
-    found = synsets(labels) if labels in IMAGENET else ()
-    return found if len(found) == len(classifier.classes) else ()
-
-
-def _list(names: tuple[str, ...] | list[str], most: int = 12) -> str:
-    shown = ", ".join(map(repr, names[:most]))
-    return shown if len(names) <= most else f"{shown} … ({len(names)} in all)"
+    return heat

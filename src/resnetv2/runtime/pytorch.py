@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from resnetv2.config import ResNetV2Config
-from resnetv2.errors import ConfigError, ModelFileError
+from resnetv2.errors import ConfigError
 from resnetv2.model import ResNetV2
 from resnetv2.preprocess import Preprocessing
+from resnetv2.runtime.graph import map_names
+from resnetv2.runtime.session import POOLED, check_finite, check_layer, one_memory_error
+from resnetv2.shapes import check_shapes
 from resnetv2.weights.modelfile import Golden, Header, ModelFile
 
 
@@ -39,37 +42,38 @@ class TorchSession:
         model: an evaluated network; it is moved to ``device`` and set to ``eval()``.
         preprocessing: whose mean and std are applied on the device.
         device: a torch device.
+        compiled: let ``torch.compile`` fuse the network, which takes a minute at the first batch of every new size.
     """
 
-    def __init__(self, model: ResNetV2, preprocessing: Preprocessing, device: torch.device) -> None:
+    def __init__(
+        self, model: ResNetV2, preprocessing: Preprocessing, device: torch.device, compiled: bool = False
+    ) -> None:
+        self.runtime = "torch-compile" if compiled else "torch"
         self.device = device
         self.normalize = Normalize(preprocessing).to(device)
         self.model = place(model, device).eval()
+        self.forward = torch.compile(self.model) if compiled else self.model
 
-    @torch.inference_mode()
     def __call__(self, pictures: np.ndarray) -> np.ndarray:
-        """uint8 (N, H, W, 3) RGB -> logits float32 (N, num_classes).
+        """uint8 (N, H, W, 3) RGB -> logits float32 (N, num_classes); see ``Session``."""
+        return check_finite(self._run(self.forward, pictures))
 
-        Computed in full float32: TensorFloat-32, which CUDA takes by default for convolutions, keeps ten bits and moves
-        logits by thousandths.
-
-        Raises:
-            ModelFileError: logits that are not finite.
-        """
-        x = self.normalize(torch.from_numpy(pictures).to(self.device))
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            logits: np.ndarray = self.model(x).float().cpu().numpy()
-        if not np.isfinite(logits).all():
-            raise ModelFileError("the network answers with NaN or infinity: its weights are damaged")
-        return logits
+    def features(self, pictures: np.ndarray, layer: str = POOLED) -> np.ndarray:
+        """uint8 (N, H, W, 3) RGB -> features of a layer, float32; see ``Session``."""
+        names = map_names(self.model.config)
+        check_layer(layer, [POOLED, *names])
+        if layer == POOLED:
+            return self._run(
+                lambda x: self.model.forward_head(self.model.forward_features(x), pre_logits=True), pictures
+            )
+        return self._run(lambda x: self.model.forward_maps(x)[names.index(layer)], pictures)
 
     @torch.inference_mode()
-    def features(self, pictures: np.ndarray) -> np.ndarray:
-        """uint8 (N, H, W, 3) RGB -> what the head classifies: the last map's means, float32 (N, num_features)."""
-        x = self.normalize(torch.from_numpy(pictures).to(self.device))
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-            pooled = self.model.forward_head(self.model.forward_features(x), pre_logits=True)
-        result: np.ndarray = pooled.float().cpu().numpy()
+    def _run(self, network: Callable[[Tensor], Tensor], pictures: np.ndarray) -> np.ndarray:
+        """Compute in full float32: TensorFloat-32, CUDA's default for convolutions, moves logits by thousandths."""
+        with one_memory_error(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            x = self.normalize(torch.from_numpy(pictures).to(self.device))
+            result: np.ndarray = network(x).float().cpu().numpy()
         return result
 
 
@@ -110,20 +114,9 @@ def build_model(architecture: ResNetV2Config, weights: Mapping[str, np.ndarray],
     Raises:
         ModelFileError: weights and architecture do not fit; every misfit is named.
     """
+    check_shapes(architecture, weights)
     with torch.device("meta"):
         model = ResNetV2(architecture, **options)
-    expected = {name: tuple(t.shape) for name, t in weights_of(model).items()}
-    given = {name: value.shape for name, value in weights.items()}
-    problems = [f"absent: {name}" for name in expected if name not in given]
-    problems += [f"unknown: {name}" for name in given if name not in expected]
-    problems += [
-        f"{name} is {given[name]}, expected {shape}"
-        for name, shape in expected.items()
-        if given.get(name, shape) != shape
-    ]
-    problems += [f"{n} is {v.dtype}, expected float32" for n, v in weights.items() if v.dtype != np.float32]
-    if problems:
-        raise ModelFileError("the weights do not fit the architecture:\n  " + "\n  ".join(problems))
     model.load_state_dict({name: torch.from_numpy(value) for name, value in weights.items()}, assign=True)
     return model
 

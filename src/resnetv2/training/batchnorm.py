@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -19,7 +19,7 @@ class _Population:
     """Mean and variance of a norm's inputs over all batches: float64 sums, each picture with the same weight."""
 
     def __init__(self, norm: _BatchNorm) -> None:
-        self.count = 0  # values a channel
+        self.count = torch.zeros(1, dtype=torch.float64)  # values a channel
         self.sum = torch.zeros(norm.num_features, dtype=torch.float64)
         self.square_sum = torch.zeros(norm.num_features, dtype=torch.float64)
 
@@ -39,11 +39,16 @@ class _Population:
         var = (self.square_sum / self.count - mean.square()).clamp_(min=0)
         if norm.running_mean is not None and norm.running_var is not None:
             norm.running_mean.copy_(mean)
-            norm.running_var.copy_(var * (self.count / max(self.count - 1, 1)))
+            norm.running_var.copy_(var * (self.count / (self.count - 1).clamp(min=1)))
 
 
 @torch.no_grad()
-def recalibrate(model: nn.Module, batches: Iterable[Tensor], n: int) -> int:
+def recalibrate(
+    model: nn.Module,
+    batches: Iterable[Tensor],
+    n: int,
+    total: Callable[[Sequence[Tensor]], None] = lambda _: None,
+) -> int:
     """Set every running mean and variance to that of n pictures, under the weights as they are (PreciseBN).
 
     A running average mixes statistics of many past weights; these are of the present ones alone (Wu & Johnson 2021,
@@ -56,6 +61,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor], n: int) -> int:
         batches: normalised pictures float (N, C, H, W) on the model's device. Training's batch size and augmentation
             are what the statistics should see.
         n: pictures to use; the paper finds 1,000 to 10,000 enough.
+        total: replaces sums by those over all processes, of which each has its own pictures.
 
     Returns:
         The pictures used, fewer than ``n`` where the batches end before.
@@ -81,6 +87,7 @@ def recalibrate(model: nn.Module, batches: Iterable[Tensor], n: int) -> int:
             handle.remove()
     if used == 0:
         raise DataError("statistics of batch norm need at least two pictures")
+    total([sums for p in norms.values() for sums in (p.count, p.sum, p.square_sum)])
     for norm, population in norms.items():
         population.write(norm)
     return used

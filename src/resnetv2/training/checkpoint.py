@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resnetv2.errors import ConfigError, ModelFileError
+from resnetv2.errors import ConfigError, Error, ModelFileError
+from resnetv2.files import require_space
 from resnetv2.runtime.pytorch import weights_of
 from resnetv2.training.average import MovingAverage
 from resnetv2.training.optimizers import load_state_tensors, state_tensors
@@ -33,9 +34,11 @@ class Progress:
     loss_sum: float = 0.0  # over the pictures of the epoch under way
     correct: int = 0
     seen: int = 0
-    best_epoch: int = 0  # 0: none yet
+    best_epoch: int = 0  # 0: before the first step, of a head that was fitted
     best_score: float = 0.0  # of the best epoch: the higher the better
-    best: dict[str, Any] = field(default_factory=dict)  # its figure on the validation pictures, with interval and n
+    best: dict[str, Any] = field(
+        default_factory=dict
+    )  # its figure on the validation pictures, with interval and n; empty: none yet
     metrics_bytes: int = 0  # length of metrics.jsonl
 
 
@@ -50,7 +53,7 @@ class State:
 
 
 def save_checkpoint(folder: Path, progress: Progress, state: State, data: Mapping[str, Any]) -> None:
-    """Write a checkpoint named by its step, and drop all but the newest two.
+    """Write a checkpoint named by its step, and drop all but the newest two; where space is short, the older one first.
 
     Args:
         folder: of the run's checkpoints.
@@ -59,7 +62,7 @@ def save_checkpoint(folder: Path, progress: Progress, state: State, data: Mappin
         data: what the run reads, as plain values; ``restore`` refuses other data.
 
     Raises:
-        Error: the file system refused; earlier checkpoints are as they were.
+        Error: the file system refused, or has no room; the newest of the earlier checkpoints is as it was.
     """
     model, average, optimizer = state.model, state.average, state.optimizer
     tensors = {f"model.{k}": v for k, v in weights_of(model).items()}
@@ -68,8 +71,18 @@ def save_checkpoint(folder: Path, progress: Progress, state: State, data: Mappin
     header = {"kind": KIND, "schema_version": SCHEMA_VERSION, "data": dict(data), "progress": asdict(progress)}
     header["scaler"] = state.scaler.state_dict()
     arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in tensors.items()}
+    size = sum(array.nbytes for array in arrays.values())
+    try:
+        require_space(folder, size)
+    except Error:
+        _drop(list_checkpoints(folder)[1:])
+        require_space(folder, size)
     write_sealed(folder / f"step-{progress.step:08d}.safetensors", header, arrays)
-    for old in list_checkpoints(folder)[KEPT:]:
+    _drop(list_checkpoints(folder)[KEPT:])
+
+
+def _drop(checkpoints: list[Path]) -> None:
+    for old in checkpoints:
         with contextlib.suppress(OSError):  # held open by another program; the next save tries again
             old.unlink()
 

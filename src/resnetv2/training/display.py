@@ -20,10 +20,12 @@ class Display:
     Args:
         total: optimizer steps of the whole run.
         done: steps done before, by the run that is resumed.
+        is_silent: whether another process speaks.
     """
 
-    def __init__(self, total: int, done: int = 0) -> None:
+    def __init__(self, total: int, done: int = 0, is_silent: bool = False) -> None:
         self.console = talk()
+        self.console.quiet = is_silent
         self.bar = Bar(
             TextColumn("[bold]{task.description}"),
             BarColumn(bar_width=None),
@@ -33,7 +35,7 @@ class Display:
             TextColumn("left"),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=self.console,
-            disable=not self.console.is_terminal,
+            disable=is_silent or not self.console.is_terminal,
         )
         self.task = self.bar.add_task("training", total=total, completed=done, figures="")
         self.recent: deque[tuple[float, int]] = deque(maxlen=50)

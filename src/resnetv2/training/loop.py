@@ -7,9 +7,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,21 +26,24 @@ from resnetv2.errors import Error, Interrupted
 from resnetv2.model import ResNetV2
 from resnetv2.preprocess import Preprocessing
 from resnetv2.recipes import TrainConfig
-from resnetv2.runtime.pytorch import Normalize, choose_device, model_file, place
+from resnetv2.runtime.pytorch import model_file, place
 from resnetv2.training import batchnorm
 from resnetv2.training.average import MovingAverage
-from resnetv2.training.checkpoint import Progress, State, list_checkpoints, read_newest, restore, save_checkpoint
+from resnetv2.training.checkpoint import KEPT, Progress, State, list_checkpoints, read_newest, restore, save_checkpoint
 from resnetv2.training.display import Display
+from resnetv2.training.distributed import World
 from resnetv2.training.mix import Mix
 from resnetv2.training.objective import Objective
-from resnetv2.training.optimizers import StartingPoint, make_optimizer
+from resnetv2.training.optimizers import MOMENTS, StartingPoint, make_optimizer
 from resnetv2.training.plots import write_plots
 from resnetv2.training.samples import golden_pictures
 from resnetv2.training.schedules import image_size_at, rate_at
 from resnetv2.training.speed import Speed, Stopwatch
 from resnetv2.training.step import Outcome, Stepper
+from resnetv2.training.syncbn import synchronize
 from resnetv2.training.track import Tracker
 from resnetv2.weights.modelfile import Header, write_model_file
+from resnetv2.weights.sealed import digest_of
 
 RECALIBRATED = 2_048  # pictures that exact statistics of batch norm are taken from
 _TRACK_EVERY = 10  # steps between two losses that trackers are told
@@ -65,14 +70,20 @@ class Parts:
         network: whole, as the model file has it.
         trained: the part of it that is trained: all of it, or its last stage.
         preprocessing: of validation and of the model file.
-        train, val: batches of what ``trained`` reads.
+        read: makes what ``trained`` reads of a batch's array on the device.
+        train, val: batches.
+        shown: in which views pictures are shown, for people.
+        is_fitted: whether ``trained`` may be the best there is before the first step.
     """
 
     network: ResNetV2
     trained: torch.nn.Module
     preprocessing: Preprocessing
+    read: Callable[[torch.Tensor], torch.Tensor]
     train: Batches
     val: Batches
+    shown: str
+    is_fitted: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,15 +103,27 @@ class Run:
         parts: network and batches.
         out: the run's folder.
         origin: of the starting weights.
+        world: the processes that train together; None is this one alone.
     """
 
-    def __init__(self, config: TrainConfig, index: Index, parts: Parts, out: Path, origin: Origin) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        index: Index,
+        parts: Parts,
+        out: Path,
+        origin: Origin,
+        world: World | None = None,
+    ) -> None:
         self.config, self.index, self.parts, self.out, self.origin = config, index, parts, out, origin
-        self.device = choose_device(config.device)
+        self.world = world or World()
+        self.device = self.world.device(config.device)
         place(parts.network, self.device)
         self.model = parts.trained
         if config.bn == "frozen":
             batchnorm.freeze(self.model)
+        elif config.sync_bn and self.world.size > 1:
+            synchronize(self.model)
         self.average = MovingAverage(self.model, config.ema_decay)
         self.optimizer = make_optimizer(
             parts.network,
@@ -113,9 +136,8 @@ class Run:
         )
         self.objective = Objective(config, index, self.device)
         anchor = StartingPoint(parts.network, config.l2_sp) if config.l2_sp else None
-        self.stepper = Stepper(self.model, self.objective.loss, self.optimizer, config, self.device, anchor)
+        self.stepper = Stepper(self.model, self.objective.loss, self.optimizer, config, self.device, anchor, self.world)
         self.state = State(self.model, self.average, self.optimizer, self.stepper.scaler)
-        self.normalize = Normalize(parts.preprocessing).to(self.device)
         self.mix = Mix(config.mixup, config.cutmix, len(index.classes))
         self.pictures = {"sha256": index.digest(), "pictures": index.counts()}  # what the run reads
         # by which a checkpoint knows its run
@@ -133,29 +155,43 @@ class Run:
 
     def restore(self) -> None:
         """Go back to the newest checkpoint that is whole; without any, to the start."""
-        for leftover in (*self.out.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):  # of a writer that was killed
-            leftover.unlink()
+        if self.world.is_first:
+            for leftover in (*self.out.glob(".*.tmp"), *self.checkpoints.glob(".*.tmp")):  # of a writer that was killed
+                leftover.unlink()
         if list_checkpoints(self.checkpoints):
             header, tensors, problems = read_newest(self.checkpoints)
-            for problem in problems:
+            for problem in problems if self.world.is_first else ():
                 talk().print(f"warning: {problem}; going on from an older checkpoint", soft_wrap=True)
             self.progress = restore(header, tensors, self.state, self.data)
+        if not self.world.is_first:
+            return
         with (self.out / "metrics.jsonl").open("ab") as file:
             if file.tell() < self.progress.metrics_bytes:
                 talk().print("warning: metrics.jsonl is shorter than the checkpoint says; some lines are lost")
             file.truncate(min(file.tell(), self.progress.metrics_bytes))
 
     def save(self) -> None:
-        """Write a checkpoint."""
-        save_checkpoint(self.checkpoints, self.progress, self.state, self.data)
+        """Write a checkpoint; all processes have the same state, and one writes it."""
+        if self.world.is_first:
+            try:
+                save_checkpoint(self.checkpoints, self.progress, self.state, self.data)
+            except Error as error:
+                raise Error(f"{error}; make room and go on with --resume: {self._last_good()}") from error
         self.saved_at = time.monotonic()
+
+    def needed_bytes(self) -> int:
+        """Return about how much disk the run takes: checkpoints, one more while it is written, and two model files."""
+        weights: int = sum(value.nbytes for value in self.model.state_dict().values())
+        return weights * ((KEPT + 1) * (2 + MOMENTS[self.config.optimizer]) + 2)
 
     def is_save_due(self) -> bool:
         """Return whether the last checkpoint is old enough."""
         return time.monotonic() - self.saved_at > 60 * self.config.save_minutes
 
-    def write_model(self, name: str, line: Mapping[str, Any], headline: Mapping[str, Any]) -> Path:
+    def write_model(self, name: str, line: Mapping[str, Any], headline: Mapping[str, Any]) -> None:
         """Write the averaged network, whole, as a model file."""
+        if not self.world.is_first:
+            return
         network = self.parts.network
         header = Header(
             architecture=network.config,
@@ -176,7 +212,6 @@ class Run:
         pictures = golden_pictures(self.index.split("val"), self.parts.preprocessing.image_size)
         with self.averaged() as averaged, self.objective.in_units(averaged) as model:
             write_model_file(path, model_file(model, header, pictures, self.device))
-        return path
 
     @contextmanager
     def averaged(self) -> Iterator[ResNetV2]:
@@ -202,11 +237,14 @@ class Run:
         kind = None if config.track == "auto" else config.track
         with (
             self.catch_signals(),
-            Display(total, progress.step) as display,
-            Tracker(kind, self.out, config.to_dict()) as tracker,
+            self.world.connected(config.peer_timeout_s),
+            Display(total, progress.step, is_silent=not self.world.is_first) as display,
+            Tracker(kind if self.world.is_first else "none", self.out, config.to_dict()) as tracker,
         ):
+            self.join()
             if progress.step == 0:
                 self.introduce(display)
+                self.judge_start()
             while progress.epoch < config.epochs:
                 started = time.monotonic()
                 speed = self.train_epoch(display, tracker)
@@ -215,12 +253,31 @@ class Run:
                 tracker.log(progress.step, {**line, **speed.figures()})
                 seconds, best = time.monotonic() - started, progress.best_epoch == progress.epoch
                 display.epoch(line, config.epochs, seconds, speed, best)
-                if self.signal is not None:
-                    self.stop(display, self.signal)
+                self.stop_if_told(display)
+        if self.world.is_first:
+            self.draw()
+
+    def draw(self) -> None:
+        """Draw the run's curves; it is whole without."""
         try:
             write_plots(self.out)
-        except Error as problem:  # the run is whole without
+        except Error as problem:
             talk().print(f"warning: the curves were not drawn: {problem}", soft_wrap=True)
+
+    def join(self) -> None:
+        """Begin to take steps with the other processes, which must be about to take the same ones."""
+        if self.world.size == 1:
+            return
+        arrays = {name: value.detach().cpu().numpy() for name, value in self.model.state_dict().items()}
+        digest = digest_of({**self.data, "progress": self.progress.step}, arrays)
+        starts = self.world.gather(torch.tensor([int(digest[:12], 16)])).tolist()
+        others = [rank for rank, start in enumerate(starts) if start != starts[0]]
+        if others:
+            raise Error(
+                f"processes {others} read other pictures, weights or checkpoints than process 0: DATA, --out and "
+                "--weights must be the same files on every host"
+            )
+        self.stepper.join()
 
     def train_epoch(self, display: Display, tracker: Tracker) -> Speed:
         """Take every step that is left of the epoch under way; return how fast that went."""
@@ -232,9 +289,8 @@ class Run:
             outcome = self.take_step(batch, rate)
             if progress.step % _TRACK_EVERY == 0 and progress.batch < steps:  # the epoch's line is its last step's
                 tracker.log(progress.step, {"loss": outcome.loss, "lr": rate})
-            display.step(progress, self.config.epochs, len(batch.labels), rate, self.index.task == "classification")
-            if self.signal is not None:
-                self.stop(display, self.signal)
+            display.step(progress, self.config.epochs, batch.total, rate, self.index.task == "classification")
+            self.stop_if_told(display)
             if self.is_save_due() and progress.batch < steps:
                 self.save()
         return stopwatch.speed()
@@ -250,9 +306,9 @@ class Run:
             )
         progress.step += 1
         progress.batch += 1
-        progress.loss_sum += outcome.loss * len(batch.labels)
-        progress.correct += self.objective.correct(outcome.outputs, outcome.targets)
-        progress.seen += len(batch.labels)
+        progress.loss_sum += outcome.loss * batch.total
+        progress.correct += int(*self.world.sum([self.objective.correct(outcome.outputs, outcome.targets)]))
+        progress.seen += batch.total
         if progress.step % config.ema_every == 0 or progress.batch == len(self.parts.train):
             self.average.update(progress.step)
             progress.average_step = progress.step
@@ -264,12 +320,13 @@ class Run:
         pictures, targets = self.on_device(batch), self.objective.targets(batch.labels)
         if self.mix.active:
             rng = np.random.default_rng((self.config.seed, progress.epoch, 2, progress.batch))
-            pictures, targets = self.mix(pictures, targets, rng)
-        return self.stepper(pictures, targets, rate, progress.step)
+            take = partial(self.world.take, parts=self.config.grad_accum_steps)
+            pictures, targets = self.mix(pictures, targets, rng, batch.total, take)
+        return self.stepper(pictures, targets, rate, progress.step, batch.elsewhere)
 
     def _last_good(self) -> str:
         saved = list_checkpoints(self.checkpoints)
-        models = "best.safetensors in it is the best epoch" if self.progress.best_epoch else "no epoch was completed"
+        models = "best.safetensors in it is the best epoch" if self.progress.best else "no epoch was completed"
         return f"the last good checkpoint is {saved[0] if saved else 'none'}, the run {self.out}; {models}"
 
     def finish_epoch(self) -> dict[str, Any]:
@@ -290,11 +347,8 @@ class Run:
             **figures,
         }
         progress.batch, progress.loss_sum, progress.correct, progress.seen = 0, 0.0, 0, 0
-        score = self.objective.score(figures)
         headline = self.objective.headline(answers, labels)
-        if progress.best_epoch == 0 or score >= progress.best_score:  # of equals the later: its rate was lower
-            progress.best_score, progress.best_epoch, progress.best = score, progress.epoch, headline
-            self.write_model("best.safetensors", line, headline)
+        self.keep_if_best(line, headline)
         if progress.epoch == config.epochs:
             self.write_model("last.safetensors", line, headline)
         progress.metrics_bytes = self.append("metrics.jsonl", line)  # without times, so that equal runs have equal logs
@@ -302,23 +356,42 @@ class Run:
             self.save()
         return line
 
+    def judge_start(self) -> None:
+        """Let what is trained compete as epoch 0, where it was fitted before the first step."""
+        if self.parts.is_fitted:
+            answers, labels = self.validate()
+            line = {"epoch": 0, **self.objective.figures(answers, labels)}
+            self.keep_if_best(line, self.objective.headline(answers, labels))
+
+    def keep_if_best(self, line: Mapping[str, Any], headline: Mapping[str, Any]) -> None:
+        """Write the best network's model file, if no earlier epoch was better."""
+        progress, score = self.progress, self.objective.score(line)
+        if not progress.best or score >= progress.best_score:  # of equals the later: its rate was lower
+            progress.best_score, progress.best_epoch, progress.best = score, line["epoch"], dict(headline)
+            self.write_model("best.safetensors", line, headline)
+
     @torch.inference_mode()
     def validate(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the averaged network's answers (N, K) to the validation pictures, each once, and their labels."""
+        empty = np.empty((0, len(self.index.classes)), np.float32)  # what a process has that got no batch
         answers = [self.objective.answers(self.average.average(self.on_device(b))) for b in self.parts.val.batches()]
-        return np.concatenate(answers), self.parts.val.samples.labels
+        return self.world.gather(
+            torch.from_numpy(np.concatenate([empty, *answers]))
+        ).numpy(), self.parts.val.samples.labels
 
     def recalibrate(self) -> None:
         """Give the averaged network exact statistics of batch norm, from the pictures of the epoch under way."""
-        batches = self.parts.train.batches(self.progress.epoch, size=self.image_size())
-        batchnorm.recalibrate(self.average.average, (self.on_device(batch) for batch in batches), RECALIBRATED)
+        batches, n = self.parts.train.batches(self.progress.epoch, size=self.image_size()), RECALIBRATED
+        if self.world.size > 1:  # whole batches, so that every process has equally many of them
+            batches, n = islice(batches, -(-n // self.config.batch_size)), len(self.index.paths)
+        pictures = (self.on_device(batch) for batch in batches)
+        batchnorm.recalibrate(self.average.average, pictures, n, self.world.total)
 
     # --- what an epoch or a step has ---
 
     def on_device(self, batch: Batch) -> torch.Tensor:
-        """Return what the network reads, on its device: normalised pictures, or maps as they are."""
-        values = torch.from_numpy(batch.pictures).to(self.device)
-        return self.normalize(values) if values.dtype == torch.uint8 else values.float()
+        """Return what ``trained`` reads, on its device."""
+        return self.parts.read(torch.from_numpy(batch.pictures).to(self.device))
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step counted from 0."""
@@ -333,12 +406,17 @@ class Run:
         return image_size_at(share, config.start_image_size, config.image_size, config.resize_ramp, _RESIZE_STEP)
 
     def append(self, name: str, line: Mapping[str, Any]) -> int:
-        """Append one line to a log, durably; return the log's length in bytes."""
-        with (self.out / name).open("ab") as file:
-            file.write(json.dumps(line).encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
-            return file.tell()
+        """Append one line to a log, durably; return the log's length in bytes, 0 in processes that write none."""
+        if not self.world.is_first:
+            return 0
+        try:
+            with (self.out / name).open("ab") as file:
+                file.write(json.dumps(line).encode() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+                return file.tell()
+        except OSError as error:
+            raise Error(f"cannot write {self.out / name}: {error.strerror or error}; {self._last_good()}") from error
 
     def introduce(self, display: Display) -> None:
         """Say what is about to happen."""
@@ -348,9 +426,12 @@ class Run:
         what = "a number" if self.index.task == "regression" else f"{len(self.index.classes):,} classes"
         display.say(
             f"{config.recipe} {from_where}: {self.parts.preprocessing.image_size} px on {self.device}, {what}, "
-            f"pictures: {pictures}; batch {config.batch_size}, peak lr {config.peak_lr:g}, mirror {config.hflip:g}, "
-            f"crop {'–'.join(f'{x:g}' for x in config.crop_scale or ())} of the area; run in {self.out}"
+            f"pictures: {pictures}; {self.pace()}, {self.parts.shown}; run in {self.out}"
         )
+
+    def pace(self) -> str:
+        """Say how large steps are."""
+        return f"batch {self.config.batch_size}, peak lr {self.config.peak_lr:g}"
 
     # --- being stopped ---
 
@@ -376,11 +457,13 @@ class Run:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
-    def stop(self, display: Display, number: int) -> None:
-        """Save and leave, because of a signal."""
-        self.save()
-        display.say(f"stopped after step {self.progress.step}; continue with --resume")
-        raise Interrupted(number)
+    def stop_if_told(self, display: Display) -> None:
+        """Save and leave if a signal came, to any of the processes."""
+        number = int(self.world.largest(self.signal or 0))
+        if number:
+            self.save()
+            display.say(f"stopped after step {self.progress.step}; continue with --resume")
+            raise Interrupted(number)
 
 
 def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:

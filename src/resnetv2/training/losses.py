@@ -31,10 +31,17 @@ class Loss:
     """
 
     compute: Callable[[Tensor, Tensor], Tensor]
+    divisors: Tensor | None = None  # by class, where the mean is one of classes weighted by these
 
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """Return the batch's mean; computed in float32 whatever the outputs are."""
         return self.compute(outputs.float(), targets)
+
+    def weight(self, targets: Tensor) -> float:
+        """Return what the targets weigh in a mean over several batches: as many as they are, or their classes' sum."""
+        if self.divisors is None or targets.ndim > 1:
+            return len(targets)
+        return self.divisors[targets].sum().item()
 
 
 def make_loss(
@@ -89,7 +96,8 @@ def make_loss(
             outputs, targets.float().view_as(outputs)
         ),
     }
-    return Loss(computations[task, kind])
+    is_divided = (task, kind) == ("classification", "cross_entropy")
+    return Loss(computations[task, kind], class_weights if is_divided else None)
 
 
 def one_or_more_hot(targets: Tensor, num_classes: int, smoothing: float, share: float) -> Tensor:

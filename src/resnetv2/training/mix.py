@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -31,27 +32,38 @@ class Mix:
         """Whether any batch is mixed."""
         return self.mixup > 0 or self.cutmix > 0
 
-    def __call__(self, pictures: Tensor, labels: Tensor, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
+    def __call__(
+        self,
+        pictures: Tensor,
+        labels: Tensor,
+        rng: np.random.Generator,
+        total: int | None = None,
+        take: Callable[[Tensor, Tensor], Tensor] = Tensor.__getitem__,
+    ) -> tuple[Tensor, Tensor]:
         """Return mixed pictures float (N, C, H, W) and labels mixed in the same shares, float32 (N, num_classes).
 
         Args:
             pictures: normalised, float (N, C, H, W).
             labels: class indices int64 (N,), or already float (N, num_classes).
             rng: the source of every choice about this batch.
+            total: pictures of the batch, where this is one process's part of it.
+            take: returns this process's part of ``rows[places]``, for rows that are one process's part and places of
+                the whole batch.
         """
         is_cut = self.cutmix > 0 and (self.mixup == 0 or rng.random() < 0.5)
         alpha = self.cutmix if is_cut else self.mixup
         share = float(rng.beta(alpha, alpha))
-        others = torch.from_numpy(rng.permutation(len(labels))).to(labels.device)
+        others = torch.from_numpy(rng.permutation(len(labels) if total is None else total)).to(labels.device)
+        partners = take(pictures, others)
         if is_cut:
             top, left, bottom, right = rectangle(pictures.shape[2], pictures.shape[3], 1 - share, rng)
             mixed = pictures.clone()
-            mixed[:, :, top:bottom, left:right] = pictures[others, :, top:bottom, left:right]
+            mixed[:, :, top:bottom, left:right] = partners[:, :, top:bottom, left:right]
             share = 1 - (bottom - top) * (right - left) / (pictures.shape[2] * pictures.shape[3])
         else:
-            mixed = share * pictures + (1 - share) * pictures[others]
+            mixed = share * pictures + (1 - share) * partners
         one_hot = F.one_hot(labels, self.num_classes).float() if labels.ndim == 1 else labels
-        return mixed, share * one_hot + (1 - share) * one_hot[others]
+        return mixed, share * one_hot + (1 - share) * take(one_hot, others)
 
 
 def rectangle(height: int, width: int, area: float, rng: np.random.Generator) -> tuple[int, int, int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -73,7 +73,7 @@ class Objective:
         larger = targets if targets.ndim == 1 else targets.argmax(dim=1)
         return int((outputs.argmax(dim=1) == larger).sum())
 
-    def score(self, figures: dict[str, Any]) -> float:
+    def score(self, figures: Mapping[str, Any]) -> float:
         """Return by how much an epoch is good: the higher the better."""
         value = float(figures[f"val_{self.metric}"])
         return -value if self.metric in LOWER_IS_BETTER else value

@@ -12,7 +12,8 @@ from resnetv2.errors import ConfigError, unknown
 from resnetv2.model import ResNetV2
 from resnetv2.training.lamb import Lamb
 
-OPTIMIZERS = ("sgd", "adamw", "lamb")
+MOMENTS = {"sgd": 1, "adamw": 2, "lamb": 2}  # that each optimizer keeps of a parameter
+OPTIMIZERS = tuple(MOMENTS)
 
 
 def make_optimizer(

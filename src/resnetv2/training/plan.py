@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,18 @@ BACKWARD = 3.0  # forward, and twice that for the gradients
 TAIL = 0.6  # the last stage forward and backward: 4.9 of the whole network's 8.2 GFLOP at 224 pixels
 LP_FT_EPOCHS = 4
 MIXUP_FROM = 20_000  # training pictures from which fine-tuning mixes them, as BiT-HyperRule
+_SIZES = {"start_image_size", "resize_ramp", "val_image_size"}  # of pictures that are seen in several
+IDLE: Mapping[str, Set[str]] = {  # settings that a recipe has no use for
+    "finetune": {"views", "features_gb", "zero_init_last"},
+    "lp-ft": {*_SIZES, "zero_init_last", "sync_bn"},
+    "probe": {
+        *_SIZES,
+        *("epochs", "batch_size", "grad_accum_steps", "optimizer", "lr", "momentum", "schedule", "warmup_epochs"),
+        *("weight_decay", "layer_decay", "l2_sp", "clip_grad", "loss", "label_smoothing", "ema_decay", "ema_every"),
+        *("drop_rate", "drop_path_rate", "zero_init_last", "bn", "sync_bn", "mixup", "cutmix", "sampling"),
+        *("amp", "compile", "memory"),
+    },
+}
 
 
 @dataclass(frozen=True)
@@ -60,6 +72,11 @@ def make_config(recipe: str, settings: Mapping[str, Any], facts: Facts) -> Train
     chosen = sorted({"arch", "dialect", "model"} & set(settings)) if facts.start is not None else []
     if chosen:
         raise ConfigError(f"the weights bring their architecture: leave out {', '.join(chosen)}")
+    idle = sorted(IDLE.get(recipe, set()) & set(settings))
+    if idle:
+        raise ConfigError(
+            f"recipe {recipe!r} has no use for {', '.join(idle)}: leave them out, or choose another recipe"
+        )
     own: Mapping[str, Any] = {}
     if recipe in IMAGENET_RECIPES:
         own = IMAGENET_RECIPES[recipe].settings
@@ -79,7 +96,7 @@ def finetune_settings(facts: Facts) -> dict[str, Any]:
     n = facts.pictures
     epochs = 20 if n < 20_000 else max(1, round(5_120_000 / max(n, 512_000)))
     return {
-        "image_size": _image_size(facts),
+        "image_size": fitting_size(facts),
         "epochs": epochs,
         "batch_size": 32,
         "lr": 0.01,
@@ -94,7 +111,7 @@ def finetune_settings(facts: Facts) -> dict[str, Any]:
 def lp_ft_settings(facts: Facts) -> dict[str, Any]:
     """Return the settings of a linear probe and then the last stage (Kumar et al. 2022, arXiv 2202.10054)."""
     return {
-        "image_size": _image_size(facts),
+        "image_size": fitting_size(facts),
         "epochs": LP_FT_EPOCHS,
         "batch_size": 32,
         "lr": 0.01,
@@ -102,38 +119,61 @@ def lp_ft_settings(facts: Facts) -> dict[str, Any]:
         "schedule": "cosine",
         "weight_decay": 1e-4,
         "ema_decay": 0.99,
+        "label_smoothing": 0.0,  # a head that was solved for is surer than smoothed labels allow, and would unlearn it
     }
 
 
 def probe_settings(facts: Facts) -> dict[str, Any]:
-    """Return the settings of a linear probe: a head on features that are computed once."""
-    return {"image_size": _image_size(facts), "epochs": 1, "hflip": 0.0, "crop_scale": (1.0, 1.0)}
+    """Return the settings of a linear probe: a head that is solved for, on features that are computed once."""
+    return {"image_size": fitting_size(facts), "epochs": 1, "ema_decay": 0.0}
 
 
 PRETRAINED_SETTINGS = {"finetune": finetune_settings, "lp-ft": lp_ft_settings, "probe": probe_settings}
 
 
-def choose_strategy(facts: Facts, seconds: float, budget: float | None) -> tuple[str, str]:
+def fitting_strategies(settings: Mapping[str, Any], map_bytes: float) -> tuple[str, ...]:
+    """Return the recipes that have a use for all settings that were chosen, and room for what they keep.
+
+    Args:
+        settings: those that somebody chose.
+        map_bytes: what "lp-ft" would keep.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    room = TrainConfig.from_dict(settings).features_gb * 1e9
+    names = [name for name in PRETRAINED_SETTINGS if not IDLE[name] & set(settings)]
+    fitting = tuple(name for name in names if name != "lp-ft" or map_bytes <= room)
+    if not fitting:
+        raise ConfigError("no recipe has a use for all of these settings together: name one with --recipe")
+    return fitting
+
+
+def choose_strategy(
+    facts: Facts, seconds: float, budget: float | None, fitting: Sequence[str] = tuple(PRETRAINED_SETTINGS)
+) -> tuple[str, str]:
     """Choose how to train from weights.
 
     Args:
         facts: see there.
         seconds: that one picture takes through the network, forward.
         budget: seconds that training may take; None is PATIENCE.
+        fitting: the recipes to choose from; see ``fitting_strategies``.
 
     Returns:
         "probe", "lp-ft" or "finetune", and why in a sentence.
     """
     limit = PATIENCE[facts.device] if budget is None else budget
     per_pass = facts.pictures * seconds
-    times = {
+    costs = {
         "finetune": per_pass * BACKWARD * finetune_settings(facts)["epochs"],
         "lp-ft": per_pass * (1 + TAIL * LP_FT_EPOCHS),
         "probe": per_pass,
     }
+    times = {name: time for name, time in costs.items() if name in fitting}
     told = ", ".join(f"{name} about {say_seconds(time)}" for name, time in times.items())
     within = f"{told}; {'limit' if budget is None else 'budget'} {say_seconds(limit)}"
-    if facts.pictures < FEW * facts.classes:
+    if facts.pictures < FEW * facts.classes and "probe" in fitting:
         return (
             "probe",
             f"{facts.pictures:,} pictures for {facts.classes:,} classes are too few to train more than a head",
@@ -141,7 +181,7 @@ def choose_strategy(facts: Facts, seconds: float, budget: float | None) -> tuple
     for name, time in times.items():
         if time <= limit:
             return name, within
-    return "probe", f"{within}, which none keeps: the quickest"
+    return list(times)[-1], f"{within}, which none keeps: the quickest"
 
 
 def say_seconds(seconds: float) -> str:
@@ -151,6 +191,7 @@ def say_seconds(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.1f} h"
 
 
-def _image_size(facts: Facts) -> int:
+def fitting_size(facts: Facts) -> int:
+    """Return the side in pixels that pictures are brought to: the weights' own, or less for small ones."""
     size = facts.start.preprocessing.image_size if facts.start is not None else 224
     return min(size, 128) if facts.area < SMALL else size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import time
 from collections.abc import Mapping
@@ -23,17 +24,20 @@ from resnetv2.data.index import Index, read_index, read_saved_index
 from resnetv2.data.load import Budget, Loader
 from resnetv2.data.manifest import shorten
 from resnetv2.errors import ConfigError, DataError, Error
-from resnetv2.files import write_json
+from resnetv2.files import require_space, write_json
 from resnetv2.kernels.memory import reuse_memory
 from resnetv2.recipes import TrainConfig
-from resnetv2.runtime.pytorch import choose_device, place
+from resnetv2.runtime.pytorch import Normalize, build_model, choose_device, place
+from resnetv2.training.distributed import World
+from resnetv2.training.frozen import Frozen, make_frozen_run, map_bytes
 from resnetv2.training.loop import Origin, Parts, Run
-from resnetv2.training.plan import Facts, choose_strategy, make_config, resolve_recipe
+from resnetv2.training.plan import Facts, choose_strategy, fitting_size, fitting_strategies, make_config, resolve_recipe
 from resnetv2.training.start import Start, make_model, make_preprocessing, read_start
 
 _LEFT_OUT = 20  # unreadable pictures told one by one; check.json has them all
 # Settings a resumed run may change: where it runs, not what it does.
-MOVABLE = ("device", "workers", "cache_mb", "save_minutes", "track")
+MOVABLE = ("device", "workers", "cache_mb", "features_gb", "save_minutes", "peer_timeout_s", "track")
+ALONE = ("probe", "lp-ft")  # recipes that several processes cannot share
 DESCRIPTION = {"index.csv", "environment.json", "check.json"}  # what a run that never began may have left
 
 
@@ -92,13 +96,16 @@ def train(
         set: any other field of ``TrainConfig`` by name.
         resume: go on with the run in ``out`` from its newest checkpoint.
 
+    Started by ``torchrun``, the processes train together: ``batch_size`` is that of all of them, every picture and its
+    augmentation is the same as with one, and the first process writes and speaks.
+
     Returns:
         The run's model files and validation figures.
 
     Raises:
         ConfigError: an unknown or impossible setting, or ``out`` holds another run.
         DataError: pictures that cannot be used; all of them are named.
-        Error: the loss is no longer a number, the disk is full, or the device's memory is.
+        Error: the loss is no longer a number, the disk is full, the device's memory is, or another process is gone.
         Interrupted: SIGINT or SIGTERM; the state was saved first.
     """
     named: dict[str, Any] = {
@@ -117,7 +124,7 @@ def train(
     settings = {**(set or {}), **{key: value for key, value in named.items() if value is not None}}
     data, out = Path(data), Path(out)
     try:
-        run = _resume(data, out, settings) if resume else _begin(data, out, settings, time_budget)
+        run = _open(data, out, settings, time_budget, resume)
         with reuse_memory() if run.config.memory == "saved" else nullcontext():
             run.fit()
     except torch.OutOfMemoryError as error:
@@ -128,7 +135,28 @@ def train(
     return _result(run)
 
 
-def _begin(data: Path, out: Path, settings: Mapping[str, Any], time_budget: float | None) -> Run:
+def _open(data: Path, out: Path, settings: Mapping[str, Any], time_budget: float | None, resume: bool) -> Run:
+    """Return the run: of several processes, the first one begins or resumes it, and the others read what it wrote.
+
+    Processes that ``torchrun`` started again go on with their run by themselves.
+    """
+    world = World.from_environment()
+
+    def lead() -> Run:
+        if resume or (world.restarts > 0 and (out / "config.json").exists()):
+            return _resume(data, out, settings, world)
+        return _begin(data, out, settings, time_budget, world)
+
+    run = world.lead(lead)
+    if run is None:
+        config, _ = _read_config(out, {})
+        index = read_saved_index(out / "index.csv", data, config.task)
+        run = make_run(config, index, out, read_start(config.weights), world)
+        run.restore()
+    return run
+
+
+def _begin(data: Path, out: Path, settings: Mapping[str, Any], time_budget: float | None, world: World) -> Run:
     """Return a new run, after everything that can be checked was, with its description written."""
     if (out / "config.json").exists():
         raise ConfigError(f"{out} already holds a run: continue it with --resume, or choose another --out")
@@ -137,11 +165,19 @@ def _begin(data: Path, out: Path, settings: Mapping[str, Any], time_budget: floa
     if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
         raise ConfigError(f"{out} lies inside {data}, which is only read: choose another --out")
     config, index, report, start = prepare(data, settings, time_budget)
-    run = make_run(config, index, out, start)
+    if world.size > 1 and config.recipe in ALONE:
+        raise ConfigError(
+            f"recipe {config.recipe!r} is one process's work: start it without torchrun, or choose --recipe finetune"
+        )
     describe(report)
+    run = make_run(config, index, out, start, world)
+    require_space(out, run.needed_bytes())
     index.write_csv(out / "index.csv")
     write_json(out / "check.json", report.to_dict())
-    write_json(out / "environment.json", environment() | {"data": str(data), "device": str(run.device)})
+    write_json(
+        out / "environment.json",
+        environment() | {"data": str(data), "device": str(run.device), "processes": world.size},
+    )
     write_json(out / "config.json", config.to_dict())
     return run
 
@@ -163,8 +199,23 @@ def prepare(
     return _plan(settings, index, report, start, time_budget), index, report, start
 
 
-def _resume(data: Path, out: Path, settings: Mapping[str, Any]) -> Run:
+def _resume(data: Path, out: Path, settings: Mapping[str, Any], world: World) -> Run:
     """Return the run in ``out`` where it was; settings that were given must be its own, save MOVABLE."""
+    config, changed = _read_config(out, settings)
+    if changed:
+        raise ConfigError("\n  ".join(["a resumed run keeps its settings; these differ", *changed]))
+    index = read_saved_index(out / "index.csv", data, config.task)
+    now_there, _ = _check(
+        index, data, "error", fixed=True
+    )  # the run's list of pictures is what it is: none may be missing now
+    _refuse_changed(index, now_there)
+    run = make_run(config, index, out, read_start(config.weights), world)
+    run.restore()
+    return run
+
+
+def _read_config(out: Path, settings: Mapping[str, Any]) -> tuple[TrainConfig, list[str]]:
+    """Return the config of the run in ``out`` with settings that were given, and which of these it cannot take."""
     try:
         saved = {**json.loads((out / "config.json").read_text(encoding="utf-8"))}
     except (OSError, ValueError, TypeError, RecursionError) as error:
@@ -177,16 +228,7 @@ def _resume(data: Path, out: Path, settings: Mapping[str, Any]) -> Run:
         for key in was
         if was[key] != now[key] and key not in MOVABLE
     ]
-    if changed:
-        raise ConfigError("\n  ".join(["a resumed run keeps its settings; these differ", *changed]))
-    index = read_saved_index(out / "index.csv", data, config.task)
-    now_there, _ = _check(
-        index, data, "error", fixed=True
-    )  # the run's list of pictures is what it is: none may be missing now
-    _refuse_changed(index, now_there)
-    run = make_run(config, index, out, read_start(config.weights))
-    run.restore()
-    return run
+    return config, changed
 
 
 def _refuse_changed(saved: Index, now: Index) -> None:
@@ -225,8 +267,10 @@ def _plan(
     )
     recipe = resolve_recipe(settings)
     if recipe == "auto" and start is not None:
-        seconds = _seconds_per_picture(make_config("finetune", settings, facts), index, start, device)
-        recipe, why = choose_strategy(facts, seconds, time_budget)
+        size = settings.get("image_size") or fitting_size(facts)
+        views = facts.pictures * int(settings.get("views", 1)) + index.counts()["val"]
+        fitting = fitting_strategies(settings, views * map_bytes(start.header.architecture, size))
+        recipe, why = choose_strategy(facts, _seconds_per_picture(start, size, device), time_budget, fitting)
         talk().print(f"auto takes {recipe}: {why}", soft_wrap=True)
     elif time_budget is not None:
         raise ConfigError("a time budget is for recipe 'auto', which starts from weights: name some, or leave it out")
@@ -234,10 +278,10 @@ def _plan(
     return replace(config.fitted(index.task, index.classes), device=str(device))
 
 
-def _seconds_per_picture(config: TrainConfig, index: Index, start: Start, device: torch.device) -> float:
-    """Return the time that one picture takes through the network, forward: the second of two batches."""
-    model = place(make_model(config, index.task, index.classes, start), device).eval()
-    pictures = torch.zeros(8, 3, config.image_size, config.image_size, device=device)
+def _seconds_per_picture(start: Start, size: int, device: torch.device) -> float:
+    """Return the time that one picture takes through a network, forward: the second of two batches."""
+    model = place(build_model(start.header.architecture, start.file.weights), device).eval()
+    pictures = torch.zeros(8, 3, size, size, device=device)
     with torch.inference_mode():
         for _ in range(2):
             began = time.perf_counter()
@@ -245,11 +289,22 @@ def _seconds_per_picture(config: TrainConfig, index: Index, start: Start, device
     return (time.perf_counter() - began) / len(pictures)
 
 
-def make_run(config: TrainConfig, index: Index, out: Path, start: Start | None) -> Run:
-    """Return a run that trains the whole network on augmented pictures."""
-    network = make_model(config, index.task, index.classes, start)
+def make_run(config: TrainConfig, index: Index, out: Path, start: Start | None, world: World | None = None) -> Run:
+    """Return the run of a recipe: the whole network on augmented pictures, or a part on what the rest makes of them.
+
+    Args:
+        config: resolved settings.
+        index: the pictures.
+        out: the run's folder.
+        start: what to begin with.
+        world: the processes that train together; None is this one alone.
+
+    Raises:
+        ConfigError: batches that cannot be shared out.
+    """
+    world = world or World()
+    network = place(make_model(config, index.task, index.classes, start), world.device(config.device))
     preprocessing = make_preprocessing(config, start)
-    budget = Budget(config.cache_mb * 2**20)
     augment = Augment(
         scale=config.crop_scale or (1.0, 1.0),
         ratio=config.crop_ratio,
@@ -258,20 +313,38 @@ def make_run(config: TrainConfig, index: Index, out: Path, start: Start | None) 
         random_erasing=config.random_erasing,
         dct_scaling=config.dct_scaling,
     )
+    origin = Origin(config.weights, start.digest) if start is not None else Origin()
+    if config.recipe in ALONE and start is not None:
+        return make_frozen_run(Frozen(config, index, network, start, preprocessing, augment), out, origin)
+    budget = Budget(config.cache_mb * 2**20)
+    workers = config.workers or max(1, min((os.cpu_count() or 1) // world.local_size, 8))
+    share, least = world.share(config.grad_accum_steps), 2 * config.grad_accum_steps  # batch norm needs two
     train = Loader(
         index.split("train"),
         config.batch_size,
         replace(preprocessing, image_size=config.image_size, resize=config.image_size),
         augment,
         config.seed,
-        config.workers,
+        workers,
         budget,
         config.sampling,
+        share,
+        least,
     )
-    val = Loader(index.split("val"), config.batch_size, preprocessing, workers=config.workers, budget=budget)
-    parts = Parts(network, network, preprocessing, train, val)
-    origin = Origin(config.weights, start.digest) if start is not None else Origin()
-    return Run(config, index, parts, out, origin)
+    _refuse_small(min(high - low for low, high in train.bounds), config.grad_accum_steps, world.size)
+    val = Loader(index.split("val"), config.batch_size, preprocessing, workers=workers, budget=budget, share=share)
+    normalize = Normalize(preprocessing).to(world.device(config.device))
+    shown = f"mirror {augment.hflip:g}, crop {augment.scale[0]:g}–{augment.scale[1]:g} of the area"
+    return Run(config, index, Parts(network, network, preprocessing, normalize, train, val, shown), out, origin, world)
+
+
+def _refuse_small(batch: int, parts: int, processes: int) -> None:
+    """Refuse to share out batches of which a process would get fewer than two pictures at a time."""
+    if parts * processes > 1 and batch < 2 * parts * processes:
+        raise ConfigError(
+            f"a batch of {batch} pictures cannot be shared by {processes} processes in {parts} parts of two or more: "
+            "choose a larger --batch-size, fewer processes, or a smaller grad_accum_steps"
+        )
 
 
 def _result(run: Run) -> TrainResult:

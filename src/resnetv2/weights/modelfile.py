@@ -114,7 +114,7 @@ def read_header(path: Path) -> Header:
     Raises:
         ModelFileError: missing, truncated, corrupt, foreign, or written by a newer version.
     """
-    return _parse(path, read_seal(path))
+    return parse_header(path, read_seal(path))
 
 
 def read_model_file(path: Path) -> ModelFile:
@@ -125,7 +125,7 @@ def read_model_file(path: Path) -> ModelFile:
     """
     read_header(path)  # a newer schema is said before a digest that it may compute otherwise
     values, tensors = read_sealed(path)
-    header = _parse(path, values)
+    header = parse_header(path, values)
     logits = tensors.pop(_LOGITS, np.zeros((0, header.num_outputs), np.float32))
     count = sum(name.startswith(_PICTURE) for name in tensors)
     pictures = [tensors.pop(f"{_PICTURE}{number}", None) for number in range(count)]
@@ -134,7 +134,12 @@ def read_model_file(path: Path) -> ModelFile:
     return ModelFile(header, tensors, Golden(tuple(p.tobytes() for p in pictures if p is not None), logits))
 
 
-def _parse(path: Path, values: Mapping[str, Any]) -> Header:
+def parse_header(path: Path, values: Mapping[str, Any]) -> Header:
+    """Return the header that the JSON of the file at ``path`` holds.
+
+    Raises:
+        ModelFileError: of another kind, damaged, or written by a newer version.
+    """
     if values.get("kind") != KIND:
         raise ModelFileError(f"{path} is no model file but a {values.get('kind')!r}; use best.safetensors of the run")
     try:

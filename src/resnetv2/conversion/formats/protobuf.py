@@ -132,3 +132,26 @@ def _fields(data: memoryview) -> Iterator[tuple[int, Value]]:
             raise ConvertError("a damaged message: it ends before its data")
         yield key >> 3, data[place : place + length]
         place += length
+
+
+def encode(field: int, value: int | bytes, wire: int | None = None) -> bytes:
+    """Return one field of a message: a number of variable length, or bytes after their length.
+
+    Args:
+        field: its number in the schema.
+        value: a whole number of at least -2**63, or the bytes of a text, of packed numbers or of another message.
+        wire: 1 or 5 for bytes that are a number of 8 or 4 bytes, which have no length before them.
+    """
+    if isinstance(value, int):
+        return _varint(field << 3) + _varint(value & (1 << 64) - 1)
+    if wire is not None:
+        return _varint(field << 3 | wire) + value
+    return _varint(field << 3 | 2) + _varint(len(value)) + value
+
+
+def _varint(number: int) -> bytes:
+    digits = bytearray()
+    while number > 127:
+        digits.append(number & 127 | 128)
+        number >>= 7
+    return bytes([*digits, number])

@@ -1,0 +1,71 @@
+"""``resnetv2 export``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+
+def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command's parser."""
+    parser = commands.add_parser(
+        "export",
+        help="write a network for another runtime, proved to answer the same",
+        description="Write a model file as an artefact for ONNX Runtime, OpenVINO or torch.export, with its header and "
+        "golden samples inside. It appears only after it has answered as the model does, from picture bytes to labels.",
+    )
+    parser.add_argument("model", metavar="MODEL", help="model file, such as RUN/best.safetensors")
+    parser.add_argument("--to", required=True, metavar="FORMAT", help="onnx (.onnx), openvino (.xml) or torch (.pt2)")
+    parser.add_argument("--out", required=True, metavar="FILE", help="new file, with the ending of its format")
+    parser.add_argument("--check", metavar="DATA", help="labelled pictures to compare the answers on, too")
+    splits = ("train", "val", "test", "all")
+    parser.add_argument("--split", choices=splits, default="test", help="of --check (default: %(default)s)")
+    parser.add_argument("--int8", action="store_true", help="8-bit weights and activations; with --calibrate, --check")
+    parser.add_argument("--calibrate", metavar="DATA", help="labelled pictures, of which the training split counts")
+    parser.add_argument(
+        "--min-agreement",
+        type=float,
+        default=0.99,
+        metavar="P",
+        help="share of --check that int8 must label as float32 does (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--max-drop",
+        type=float,
+        default=0.005,
+        metavar="P",
+        help="what int8 may lose of top-1 (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export, and print the file and what was measured."""
+    import resnetv2
+    from resnetv2.cli.show import print_json
+    from resnetv2.console import counting
+
+    names = ("to", "out", "check", "split", "int8", "calibrate", "min_agreement", "max_drop")
+    with counting("comparing") as progress:
+        result = resnetv2.export(args.model, **{name: getattr(args, name) for name in names}, progress=progress)
+    if args.json:
+        print_json({**asdict(result), "out": str(result.out)})
+        return 0
+    print(result.out)
+    _print_report(result.precision, result.report)
+    return 0
+
+
+def _print_report(precision: str, report: Mapping[str, Any]) -> None:
+    if precision == "float32":
+        for name, found in report.items():
+            print(f"{name}: {found['n']} pictures, the same labels, worst logit {found['worst']:.1e} of the largest")
+        return
+    top1, rate, size = report["top1"], report["pictures_per_second"], report["bytes"]
+    print(f"the labels of float32 on {report['agreement']:.2%} of {report['n']} pictures")
+    print(f"top-1  {top1['int8']:.2%}  (float32 {top1['float32']:.2%})")
+    print(f"speed  {rate['int8']:.1f} pictures/s  (float32 {rate['float32']:.1f})")
+    print(f"size   {size['int8'] / 2**20:.1f} MiB  (float32 {size['float32'] / 2**20:.1f})")

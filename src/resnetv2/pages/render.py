@@ -1,0 +1,57 @@
+"""Our HTML pages: one file with everything in it, which fetches nothing, in the reader's light or dark."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from resnetv2.console import printable
+from resnetv2.errors import MissingExtra
+from resnetv2.files import replace_file
+
+
+def render_page(path: Path, package: str, template: str, **values: Any) -> None:
+    """Render a template of a package into a file; in it, names of files and classes are text and never markup.
+
+    A template has ``style``, which all pages share, ``script``, which sorts tables, and ``policy``, by which a browser
+    runs that script and nothing else.
+
+    Raises:
+        MissingExtra: jinja2 is not installed.
+        Error: the file cannot be written.
+    """
+    try:
+        from jinja2 import Environment, StrictUndefined
+        from markupsafe import Markup
+    except ModuleNotFoundError as error:
+        raise MissingExtra("the HTML page", "train") from error
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"printable": printable, "count": "{:,}".format}
+    script = _read("resnetv2.pages", "page.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    chunks = environment.from_string(_read(package, template)).stream(
+        style=Markup(_read("resnetv2.pages", "page.css")),  # noqa: S704  our own
+        script=Markup(script),  # noqa: S704  likewise
+        policy=policy,
+        **values,
+    )
+    with replace_file(path) as temporary, temporary.open("w", encoding="utf-8", errors="backslashreplace") as file:
+        file.writelines(chunks)
+
+
+def _read(package: str, name: str) -> str:
+    return resources.files(package).joinpath(name).read_text(encoding="utf-8")
+
+
+def to_address(picture: Image.Image) -> str:
+    """Return a picture as the data: address of a JPEG."""
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=75)
+    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode()

@@ -1,0 +1,96 @@
+"""The session by OpenVINO, on the processor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnetv2.config import ResNetV2Config
+from resnetv2.errors import MissingExtra, ModelFileError
+from resnetv2.runtime.graph import FEATURES, LOGITS, map_names
+from resnetv2.runtime.session import POOLED, check_finite, check_layer, count_threads, one_memory_error
+
+
+class OpenVinoSession:
+    """Logits by OpenVINO.
+
+    One picture is computed by all threads. Several go one by one to as many streams as the processor keeps busy, each
+    with threads of its own: a map of one picture stays in its cache, and no thread waits for another.
+
+    Args:
+        model: the bytes of an ONNX model, or the .xml of one in OpenVINO's format, with the names of ``runtime.graph``.
+        config: of its network.
+
+    Raises:
+        ModelFileError: OpenVINO refuses the model.
+        MissingExtra: openvino is not installed.
+    """
+
+    runtime = "openvino"
+
+    def __init__(self, model: bytes | Path, config: ResNetV2Config) -> None:
+        self.config = config
+        self.model = read_openvino(model)
+        self.queues: dict[tuple[str, str], Any] = {}
+
+    def __call__(self, pictures: np.ndarray) -> np.ndarray:
+        """uint8 (N, H, W, 3) RGB -> logits float32 (N, num_classes); see ``Session``."""
+        return check_finite(self._run(LOGITS if self.config.num_classes else FEATURES, pictures))
+
+    def features(self, pictures: np.ndarray, layer: str = POOLED) -> np.ndarray:
+        """uint8 (N, H, W, 3) RGB -> features of a layer, float32; see ``Session``."""
+        check_layer(layer, [POOLED, *map_names(self.config)])
+        return self._run(FEATURES if layer == POOLED else layer, pictures)
+
+    def _run(self, output: str, pictures: np.ndarray) -> np.ndarray:
+        rows: list[Any] = [None] * len(pictures)
+
+        def keep(request: Any, number: int) -> None:
+            rows[number] = request.get_tensor(output).data.copy()
+
+        with one_memory_error():
+            queue = self._queue(output, "LATENCY" if len(pictures) == 1 else "THROUGHPUT")
+            queue.set_callback(keep)
+            for number in range(len(pictures)):
+                queue.start_async({0: pictures[number : number + 1]}, number)
+            queue.wait_all()
+        return np.concatenate(rows)
+
+    def _queue(self, output: str, hint: str) -> Any:
+        import openvino
+
+        graph = "" if output in (LOGITS, FEATURES) else output
+        if (graph, hint) not in self.queues:
+            settings = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": "f32"}  # its default may be bfloat16
+            if count_threads():
+                settings["INFERENCE_NUM_THREADS"] = str(count_threads())
+            model = self.model if not graph else _end_at(self.model, graph)
+            compiled = openvino.Core().compile_model(model, "CPU", settings)
+            self.queues[graph, hint] = openvino.AsyncInferQueue(compiled)
+        return self.queues[graph, hint]
+
+
+def read_openvino(model: bytes | Path) -> Any:
+    """Return OpenVINO's model for single pictures; see ``OpenVinoSession``."""
+    try:
+        import openvino
+    except ModuleNotFoundError as error:
+        raise MissingExtra("running on OpenVINO", "openvino") from error
+    core = openvino.Core()
+    try:
+        with one_memory_error():
+            read = core.read_model(model, b"") if isinstance(model, bytes) else core.read_model(model)
+            size = read.inputs[0].get_partial_shape()
+            read.reshape([1, *(size[axis].get_length() for axis in (1, 2, 3))])
+            return read
+    except RuntimeError as error:
+        raise ModelFileError(f"OpenVINO refuses the model: {str(error).splitlines()[0]}") from error
+
+
+def _end_at(model: Any, layer: str) -> Any:
+    import openvino
+
+    copy = model.clone()
+    return openvino.Model([copy.add_outputs(layer)[0]], copy.get_parameters(), layer)

@@ -1,0 +1,252 @@
+"""Artefacts answer as the model file does, or are not written; each fault is injected for real."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from peers import randomise
+from pictures import write_dataset
+from runs import command
+
+import resnetv2
+from resnetv2 import exporting
+from resnetv2.errors import ConfigError, DataError, Error, ModelFileError
+from resnetv2.preprocess import Preprocessing
+from resnetv2.runtime.graph import build_graph
+from resnetv2.runtime.pytorch import model_file
+from resnetv2.weights.golden import golden_pictures
+from resnetv2.weights.modelfile import Golden, Header, read_model_file, write_model_file
+
+ENDINGS = {"onnx": "onnx", "openvino": "xml", "torch": "pt2"}
+CLASSES = ("blue", "green", "red")
+SIDE = 32
+
+
+def write_network(path, task="classification", classes=CLASSES):
+    """Write a model file of a small random network."""
+    model = resnetv2.create_model("resnet18v2", num_classes=len(classes), depths=(1, 1, 1, 1), width_factor=0.25)
+    randomise(model)
+    header = Header(
+        architecture=model.config,
+        preprocessing=Preprocessing(image_size=SIDE, resize=SIDE, mean=(124, 116, 104), std=(58, 57, 57)),
+        classes=classes,
+        task=task,
+    )
+    write_model_file(path, model_file(model, header, golden_pictures(SIDE), torch.device("cpu")))
+    return path
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    return write_network(tmp_path_factory.mktemp("model") / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    splits = {"train": dict.fromkeys(CLASSES, 12), "test": dict.fromkeys(CLASSES, 5)}
+    return write_dataset(tmp_path_factory.mktemp("data") / "pictures", splits, 24)
+
+
+@pytest.fixture(scope="module")
+def artefacts(model, data, tmp_path_factory):
+    """One of each format, checked on data."""
+    folder = tmp_path_factory.mktemp("artefacts")
+    outs = {to: folder / f"model.{ending}" for to, ending in ENDINGS.items()}
+    return {to: resnetv2.export(model, to=to, out=out, check=data) for to, out in outs.items()}
+
+
+@pytest.mark.parametrize("to", ENDINGS)
+def test_an_artefact_verifies_and_predicts_as_the_model_file(to, model, data, artefacts):
+    exported = artefacts[to]
+    assert exported.report["golden"]["n"] == 3
+    assert exported.report["check"]["n"] == 15
+    assert max(found["worst"] for found in exported.report.values()) <= 1e-5  # float32 sums in another order
+    assert resnetv2.verify(exported.out).ok
+    ours, theirs = (resnetv2.predict(path, [data / "test"], device="cpu") for path in (exported.out, model))
+    assert [(answer.path, answer.label) for answer in ours] == [(answer.path, answer.label) for answer in theirs]
+    # 1e-5 of the largest logit, which is about 10
+    assert [a.probability for a in ours] == pytest.approx([a.probability for a in theirs], abs=1e-4)
+
+
+@pytest.mark.parametrize("to", ENDINGS)
+def test_info_of_an_artefact_is_the_model_files_and_what_was_measured(to, model, artefacts):
+    found, header = resnetv2.info(artefacts[to].out), resnetv2.info(model)
+    assert (found.pop("kind"), found.pop("precision"), found.pop("runtime")) == ("artefact", "float32", to)
+    assert found.pop("report") == artefacts[to].report
+    del found["path"], header["path"], header["kind"]
+    assert found == header
+
+
+@pytest.mark.parametrize("to", ENDINGS)
+def test_an_artefact_evaluates_to_the_same_figures(to, model, data, artefacts):
+    ours, theirs = (resnetv2.evaluate(path, data, device="cpu") for path in (artefacts[to].out, model))
+    assert (ours["top1"], ours["confusion"]) == (theirs["top1"], theirs["confusion"])
+
+
+@pytest.mark.parametrize(("task", "classes"), [("multilabel", CLASSES), ("regression", ("age",))])
+def test_networks_of_every_task_are_exported_with_their_task(task, classes, tmp_path):
+    model = write_network(tmp_path / "model.safetensors", task, classes)
+    out = resnetv2.export(model, to="onnx", out=tmp_path / "model.onnx").out
+    assert resnetv2.verify(out).ok
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(golden_pictures(SIDE)[0])
+    ours, theirs = (resnetv2.predict(path, [picture], device="cpu")[0] for path in (out, model))
+    assert (ours.labels, ours.label) == (theirs.labels, None)
+    if task == "regression":
+        assert ours.value == pytest.approx(theirs.value, rel=1e-4)  # the bound on export; there is no other logit
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_a_network_that_answers_otherwise_is_not_written(to, model, tmp_path, monkeypatch):
+    def damaged(config, preprocessing, weights):
+        return build_graph(config, preprocessing, {**weights, "head.fc.bias": weights["head.fc.bias"] + [0.1, 0, 0]})
+
+    monkeypatch.setattr(exporting, "build_graph", damaged)
+    with pytest.raises(ModelFileError, match=r"nothing was written.*worst of 3 is golden sample \d: .* of the largest"):
+        resnetv2.export(model, to=to, out=tmp_path / "new" / f"model.{ENDINGS[to]}")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_the_worst_picture_of_the_check_is_named(model, data, tmp_path, monkeypatch):
+    file = read_model_file(model)
+    promised = Golden(file.golden.pictures, file.golden.logits)
+
+    def other_network(config, preprocessing, weights):  # right on the golden samples would need luck: these are few
+        return build_graph(config, preprocessing, {**weights, "head.fc.bias": weights["head.fc.bias"] + [0.1, 0, 0]})
+
+    monkeypatch.setattr(exporting, "build_graph", other_network)
+    monkeypatch.setattr(exporting.Classifier, "logits", lambda *_: promised.logits)
+    with pytest.raises(ModelFileError, match=r"worst of 15 is .*test.*\.png"):
+        resnetv2.export(model, to="onnx", out=tmp_path / "model.onnx", check=data)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("to", ENDINGS)
+def test_an_artefact_that_was_changed_is_refused(to, artefacts, tmp_path):
+    source = artefacts[to].out
+    copies = [tmp_path / source.name]
+    copies[0].write_bytes(source.read_bytes())
+    if to == "openvino":
+        copies.append(copies[0].with_suffix(".bin"))
+        copies[1].write_bytes(source.with_suffix(".bin").read_bytes())
+    assert resnetv2.verify(copies[0]).ok
+    whole = bytearray(copies[-1].read_bytes())
+    whole[len(whole) // 2] ^= 1
+    copies[-1].write_bytes(whole)
+    with pytest.raises(ModelFileError, match=r"was changed after it was written|no readable|damaged"):
+        resnetv2.verify(copies[0])
+
+
+@pytest.mark.parametrize("to", ENDINGS)
+def test_a_file_that_only_looks_like_an_artefact_is_refused(to, tmp_path):
+    path = tmp_path / f"model.{ENDINGS[to]}"
+    with pytest.raises(ModelFileError, match="no such file"):
+        resnetv2.verify(path)
+    path.write_bytes(b"no network")
+    with pytest.raises(ModelFileError, match=str(path)):
+        resnetv2.verify(path)
+
+
+def test_an_artefact_of_a_newer_version_says_to_upgrade(artefacts, tmp_path):
+    text = artefacts["openvino"].out.read_text()
+    newer = tmp_path / "model.xml"
+    newer.write_text(text.replace("schema_version&quot;: 1,", "schema_version&quot;: 9,", 1))
+    newer.with_suffix(".bin").write_bytes(artefacts["openvino"].out.with_suffix(".bin").read_bytes())
+    with pytest.raises(ModelFileError, match=r"schema version 9 .*pip install --upgrade resnetv2"):
+        resnetv2.load(newer)
+
+
+def test_an_artefact_has_the_one_runtime_it_was_proved_in(artefacts):
+    with pytest.raises(ConfigError, match="was exported for the runtime 'onnx', got 'torch'"):
+        resnetv2.load(artefacts["onnx"].out, runtime="torch")
+    with pytest.raises(ConfigError, match="device must be auto or cpu, got 'cuda'"):
+        resnetv2.load(artefacts["openvino"].out, device="cuda")
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"to": "tensorrt"}, ConfigError, "unknown format 'tensorrt'"),
+        ({"out": "model.bin"}, ConfigError, r"ends in \.onnx, got model\.bin"),
+        ({"calibrate": "pictures"}, ConfigError, "calibrate is for int8"),
+        ({"int8": True}, ConfigError, "int8 needs pictures to calibrate with"),
+        ({"to": "torch", "out": "model.pt2", "int8": True}, ConfigError, "int8 is for onnx and openvino"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options, error, message, model, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(error, match=message):
+        resnetv2.export(model, **{"to": "onnx", "out": "model.onnx", **options})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_exists_is_not_overwritten_and_an_artefact_is_no_source(model, artefacts, tmp_path):
+    (tmp_path / "model.bin").write_bytes(b"mine")
+    with pytest.raises(Error, match=r"model\.bin exists"):
+        resnetv2.export(model, to="openvino", out=tmp_path / "model.xml")
+    with pytest.raises(ConfigError, match="is an artefact already"):
+        resnetv2.export(artefacts["onnx"].out, to="openvino", out=tmp_path / "other.xml")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [b"mine"]
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_int8_says_what_it_costs_and_is_refused_beyond_the_bounds(to, model, data, tmp_path):
+    pytest.importorskip("nncf")
+    options = {"to": to, "int8": True, "calibrate": data, "check": data, "min_agreement": 0.0}
+    out = tmp_path / f"model.{ENDINGS[to]}"
+    with pytest.raises(ModelFileError, match=r"nothing was written: on 15 pictures of int8, its top-1 is"):
+        resnetv2.export(model, out=out, **options, max_drop=-1.1)
+    assert list(tmp_path.iterdir()) == []
+    report = resnetv2.export(model, out=out, **options, max_drop=1.0).report
+    assert report["n"] == 15
+    assert 0 <= report["agreement"] <= 1
+    assert report["bytes"]["int8"] < 0.5 * report["bytes"]["float32"]
+    assert resnetv2.info(out)["precision"] == "int8"
+    assert resnetv2.verify(out).worst <= 1e-5  # of its own answers, on the same machine
+
+
+def test_int8_needs_enough_pictures_of_the_models_classes(model, data, tmp_path):
+    few = write_dataset(tmp_path / "few", {"train": dict.fromkeys(CLASSES, 2)}, 24)
+    others = write_dataset(tmp_path / "others", {"train": {"violet": 40}}, 24)
+    for calibrate, message in ((few, "has 6 training pictures; to calibrate, 32 are the least"), (others, "violet")):
+        with pytest.raises(DataError, match=message):
+            resnetv2.export(model, to="onnx", out=tmp_path / "model.onnx", int8=True, calibrate=calibrate, check=data)
+
+
+def test_int8_is_for_networks_that_give_one_label(data, tmp_path):
+    model = write_network(tmp_path / "model.safetensors", "multilabel")
+    with pytest.raises(ConfigError, match="int8 is checked by its labels"):
+        resnetv2.export(model, to="onnx", out=tmp_path / "model.onnx", int8=True, calibrate=data, check=data)
+
+
+def test_the_command_prints_the_file_and_what_was_measured(model, data, tmp_path):
+    done = command("export", model, "--to", "onnx", "--out", tmp_path / "a.onnx", "--check", data)
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, str(tmp_path / "a.onnx")), done.stderr
+    assert "check: 15 pictures, the same labels, worst logit" in done.stdout
+    done = command("export", model, "--to", "onnx", "--out", tmp_path / "b.onnx", "--json")
+    report = json.loads(done.stdout)
+    assert (report["to"], report["report"]["golden"]["n"]) == ("onnx", 3)
+    done = command("export", model, "--to", "onnx", "--out", tmp_path / "b.onnx")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "exists: choose another --out" in done.stderr
+
+
+def test_without_torch_everything_but_training_gives_the_same_answers(model, data, artefacts, tmp_path):
+    (tmp_path / "torch.py").write_text("raise ModuleNotFoundError('no torch here')")
+    blocked = {"PYTHONPATH": f"{tmp_path}:{resnetv2.__path__[0]}/.."}
+    expected = resnetv2.predict(model, [data / "test" / "red"], device="cpu", runtime="torch")
+    for path in (model, artefacts["onnx"].out, artefacts["openvino"].out):
+        assert command("verify", path, **blocked).returncode == 0
+        done = command("predict", path, data / "test" / "red", "--json", **blocked)
+        answers = [json.loads(line) for line in done.stdout.splitlines()]
+        assert [answer["label"] for answer in answers] == [answer.label for answer in expected], done.stderr
+        assert np.allclose(
+            [a["probability"] for a in answers], [a.probability for a in expected], atol=1e-4
+        )  # as above
+        done = command("evaluate", path, data, "--json", **blocked)
+        assert json.loads(done.stdout)["n"] == 15, done.stderr
+    done = command("predict", model, data / "test", "--runtime", "torch", **blocked)
+    assert (done.returncode, "pip install" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
+    done = command("verify", artefacts["torch"].out, **blocked)
+    assert (done.returncode, "pip install" in done.stderr, "Traceback" in done.stderr) == (2, True, False)
