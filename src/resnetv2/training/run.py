@@ -7,6 +7,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ def train(
     data, out = Path(data), Path(out)
     try:
         run = _open(data, out, settings, time_budget, resume)
-        with reuse_memory():
+        with reuse_memory() if run.config.memory == "saved" else nullcontext():
             run.fit()
     except torch.OutOfMemoryError as error:
         raise Error(
