@@ -73,7 +73,6 @@ def run(args: argparse.Namespace) -> int:
     """Train and print where the model is and what to do with it."""
     import resnetv2
     from resnetv2.cli.show import print_json
-    from resnetv2.training.distributed import World
 
     result = resnetv2.train(
         args.data,
@@ -93,6 +92,8 @@ def run(args: argparse.Namespace) -> int:
         set=parse_settings(args.set),
         resume=args.resume,
     )
+    from resnetv2.training.distributed import World  # needs torch, of which train has said whether it is there
+
     if not World.from_environment().is_first:
         return 0
     if args.json:
