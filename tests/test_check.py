@@ -207,6 +207,18 @@ def test_thousands_of_classes_are_checked(tmp_path):
     assert "… and 2,440 more classes" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
+def test_a_folder_of_a_hundred_thousand_classes_is_checked(tmp_path):
+    (tmp_path / "a.png").write_bytes(encode(smooth(1)))
+    for i in range(100_000):
+        (tmp_path / "data" / f"{i}").mkdir(parents=True)
+        os.link(tmp_path / "a.png", tmp_path / "data" / f"{i}" / "a.png")
+    report = resnetv2.check(tmp_path / "data")
+    found = {finding.kind: finding for finding in report.findings}
+    assert len(report.classes) == report.statistics["readable"] == len(found["few"].items) == 100_000
+    assert list(report.classes)[:3] == ["0", "1", "2"]
+
+
 def test_a_manifest_is_checked_as_a_folder_is(data):
     rows = [f"{p.relative_to(data).as_posix()},{p.parent.name},{p.parent.parent.name}" for p in data.rglob("*.png")]
     manifest = data / "list.csv"

@@ -214,3 +214,30 @@ def test_a_table_has_every_cell_whatever_it_holds(capsys):
     assert "[red]x[/red]" in out
     assert ":smile:" in out
     assert "\\x1b[31m" in out
+
+
+# --- Ctrl-C ---
+
+STOPPED_WHILE_LOADING = """
+import os, signal, sys
+class Stop:
+    def find_spec(self, name, *_):
+        if name == sys.argv[1]:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Stop())
+from resnetv2.__main__ import run
+sys.argv = ["resnetv2", "check", sys.argv[2]]
+run()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no SIGINT of this kind")
+@pytest.mark.parametrize("module", ["resnetv2.cli", "resnetv2.cli.pack", "rich.console", "numpy", "PIL.Image"])
+def test_ctrl_c_while_modules_load_ends_without_a_traceback(data, module):
+    script = STOPPED_WHILE_LOADING.replace("sys.argv[1]", repr(module))
+    done = subprocess.run(
+        [sys.executable, "-c", script, "-", str(data)], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.stderr == ""
+    assert done.returncode == 130

@@ -102,8 +102,8 @@ def test_all_problems_are_told_with_their_rows(folder):
 
 
 def test_a_table_without_the_columns_is_refused_with_those_it_has(folder):
-    with pytest.raises(DataError, match=r"needs the columns image_path,label\[,split\]; got path,label;"):
-        read_index(write(folder / "list.parquet", path=["x"], label=["y"]))
+    with pytest.raises(DataError, match=r"needs the columns image_path,label\[,split\]; got file,label;"):
+        read_index(write(folder / "list.parquet", file=["x"], label=["y"]))
 
 
 @pytest.mark.parametrize("content", [b"", b"PAR1", b"image_path,label\n", b"PAR1" + bytes(50) + b"PAR1"])

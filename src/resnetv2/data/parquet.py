@@ -42,7 +42,7 @@ def read_parquet(path: Path) -> Iterator[tuple[str, list[str]]]:
                 for cells in zip(*(columns.get(name, empty) for name in schema.names), strict=True):
                     number += 1
                     yield f"row {number}", list(cells)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: texts that are none
         raise DataError(f"{path} is no readable Parquet file: {error}") from error
 
 
