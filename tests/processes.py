@@ -24,7 +24,7 @@ def free_port():
         return free.getsockname()[1]
 
 
-def together(size, function, *arguments, timeout=240, silent=()):
+def together(size, function, *arguments, timeout=600, silent=()):
     """Call ``function(*arguments)`` in processes of their own and return what each returned, or the error it raised,
     or the exit code that a signal gave it.
 

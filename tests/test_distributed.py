@@ -41,7 +41,16 @@ SHARED = {
     "batch_size": 13,
     "epochs": 2,
 }  # 31 pictures: batches of 10, 10 and 11, which none of SIZES divides
-OPTIONS = {**TINY, "workers": 1, "sync_bn": True, "ema_decay": 0.5, "mixup": 0.4, "cutmix": 0.4, "track": "none"}
+OPTIONS = {
+    **TINY,
+    "workers": 1,
+    "sync_bn": True,
+    "ema_decay": 0.5,
+    "mixup": 0.4,
+    "cutmix": 0.4,
+    "track": "none",
+    "save_minutes": 60,
+}
 
 
 @pytest.fixture(scope="module")
@@ -332,6 +341,7 @@ def test_a_signal_to_one_process_stops_all_after_the_step_and_resuming_gives_the
     same_files(runs[3][1], out)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_another_number_of_processes(runs, colours, tmp_path):
     out = tmp_path / "run"
     together(3, stopped_run, colours, out, SHARED, OPTIONS)
@@ -354,6 +364,7 @@ def stuck_run(data, out, settings, options):
     resnetv2.train(data, out=out, set=options, **settings)
 
 
+@pytest.mark.slow
 def test_a_process_that_does_not_answer_is_named_by_the_others(colours, tmp_path):
     options = {**OPTIONS, "peer_timeout_s": 15.0}  # longer than any step takes on a busy machine
     answers = together(3, stuck_run, colours, tmp_path / "run", SHARED, options, silent=[1])
@@ -383,6 +394,7 @@ def differing_run(data, out, settings, options):
     resnetv2.train(data, out=out, set=options, **settings)
 
 
+@pytest.mark.slow
 def test_processes_that_begin_with_different_weights_are_named_before_the_first_step(colours, tmp_path):
     for answer in together(2, differing_run, colours, tmp_path / "run", SHARED, OPTIONS):
         assert "processes [1] read other pictures, weights or checkpoints than process 0" in str(answer)
@@ -400,6 +412,7 @@ def children(pid):
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds processes in Linux's /proc")
 def test_torchrun_starts_again_when_a_process_is_killed_and_the_run_ends_with_the_bits_of_an_uninterrupted_one(
     colours, tmp_path

@@ -1,6 +1,7 @@
 """Artefacts answer as the model file does, or are not written; each fault is injected for real."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +59,12 @@ def artefacts(model, data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("artefacts")
     outs = {to: folder / f"model.{ending}" for to, ending in ENDINGS.items()}
     return {to: resnetv2.export(model, to=to, out=out, check=data) for to, out in outs.items()}
+
+
+def test_an_archive_names_no_folder_of_this_machine(artefacts):
+    with zipfile.ZipFile(artefacts["torch"].out) as archive:
+        for name in archive.namelist():
+            assert str(Path(resnetv2.__file__).parent).encode() not in archive.read(name), name
 
 
 @pytest.mark.parametrize("to", ENDINGS)

@@ -148,6 +148,7 @@ def test_killed_at_file_operations_and_in_the_middle_of_saves_a_run_ends_with_th
     assert sorted(path.name for path in out.rglob(".*")) == [], "nothing is left of what was being written"
 
 
+@pytest.mark.slow
 def test_killed_at_any_time_a_run_ends_with_the_bits_of_an_undisturbed_one(whole, colours, tmp_path):
     undisturbed, _, seconds = whole
     out, moments = tmp_path / "run", random.Random(1)

@@ -86,7 +86,10 @@ def export_program(model: ResNetV2, preprocessing: Preprocessing) -> Any:
     sizes = ({0: torch.export.Dim.DYNAMIC},)
     whole = Whole(model, preprocessing).eval()
     with torch.no_grad():
-        return torch.export.export(whole, (pictures,), dynamic_shapes=sizes)
+        program = torch.export.export(whole, (pictures,), dynamic_shapes=sizes)
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # it names folders of the machine that exported
+    return program
 
 
 def save_program(path: Path, program: Any, text: str) -> None:
