@@ -225,6 +225,7 @@ class Stop:
         if name == sys.argv[1]:
             sys.meta_path.remove(self)
             os.kill(os.getpid(), signal.SIGINT)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
 sys.meta_path.insert(0, Stop())
 from resnetv2.__main__ import run
 sys.argv = ["resnetv2", "check", sys.argv[2]]

@@ -404,6 +404,7 @@ from resnetv2.data.index import read_index
 from resnetv2.data.load import Loader
 from resnetv2.preprocess import Preprocessing
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
     samples = read_index(Path(sys.argv[1])).split("all")
     augment = Augment(scale=(0.3, 1.0), ratio=(0.75, 4 / 3), hflip=0.5)
     size = Preprocessing(image_size=8, resize=9)
