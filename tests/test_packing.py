@@ -174,7 +174,7 @@ def test_a_failure_clears_what_was_written(colours, tmp_path, monkeypatch):
 def test_a_picture_that_vanishes_is_named(tmp_path, monkeypatch):
     root = write_dataset(tmp_path / "data", {"": {"a": 3, "b": 3}})
     index = read_index(root)
-    monkeypatch.setattr(packing, "read_index", lambda *_: index)
+    monkeypatch.setattr(packing, "read_index", lambda *_, **__: index)
     (root / index.paths[4]).unlink()
     with pytest.raises(DataError, match=rf"cannot read .*{index.paths[4]}: No such file"):
         pack(root, tmp_path / "out")

@@ -21,8 +21,8 @@ from runs import COLOURS, SETTINGS, TINY, write_colours
 from torch.nn import functional as F
 
 import resnetv2
+from resnetv2.data.decoding import Decoder
 from resnetv2.data.index import read_index
-from resnetv2.data.load import Loader
 from resnetv2.errors import ConfigError, DataError, Error, Interrupted
 from resnetv2.recipes import TrainConfig
 from resnetv2.training.average import MovingAverage
@@ -218,13 +218,13 @@ def test_each_epoch_tells_whether_loader_or_model_was_the_limit(colours, tmp_pat
 
 
 def test_a_slow_loader_is_told_as_the_limit(colours, tmp_path, monkeypatch):
-    picture = Loader._picture
+    decode = Decoder.__call__
 
-    def slow(self, *choice):
+    def slow(self, *task):
         time.sleep(0.1)
-        return picture(self, *choice)
+        return decode(self, *task)
 
-    monkeypatch.setattr(Loader, "_picture", slow)
+    monkeypatch.setattr(Decoder, "__call__", slow)
     settings = {**SETTINGS, "epochs": 1}
     out = resnetv2.train(colours, out=tmp_path / "run", set={**TINY, "workers": 1}, **settings).out
     assert json.loads((out / "speed.jsonl").read_text())["limit"] == "loader"

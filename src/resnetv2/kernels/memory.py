@@ -20,7 +20,7 @@ _MMAP_MAX = 65536  # glibc's own
 
 @contextmanager
 def reuse_memory() -> Iterator[None]:
-    """Let the process keep within the block what it frees, for its next allocations; afterwards give it back.
+    """Let the process keep within the block what it frees, for its next allocations; at its end give back what is free.
 
     For all threads of the process, and not to be nested. Does nothing without glibc: on Windows, macOS and musl.
     Numbers do not depend on it. The peak of resident memory grows by what lies between blocks of different sizes.

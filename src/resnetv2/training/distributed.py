@@ -116,9 +116,13 @@ class World:
                 return result
             finally:
                 store.set("led", outcome)
-        while not store.check(["led"]):
-            time.sleep(_POLL)
-        if store.get("led") != b"done":
+        try:
+            while not store.check(["led"]):
+                time.sleep(_POLL)
+            led = store.get("led")
+        except RuntimeError:  # it left, and the store with it, before this process had asked
+            led = b"failed"
+        if led != b"done":
             raise Error(f"process {self.rank} stops because the first one did, which says why")
         return None
 
