@@ -43,7 +43,7 @@ def test_the_demo_prints_each_command_runs_it_and_can_be_run_again(tmp_path):
         commands = [line for line in done.stdout.splitlines() if line.startswith("$ resnetv2 ")]
         assert [line.split()[2] for line in commands] == ["train", "evaluate", "predict", "verify"]
         assert commands[0].endswith("model.width_factor=0.25" + resume)
-        assert "of 360" in done.stdout or "n = 360" in done.stdout
+        assert "With 360 pictures" in done.stdout
         assert "ok  demo/run/best.safetensors" in done.stdout
     words = commands[1].split()[2:]  # what is printed can be typed
     assert command(*words, cwd=tmp_path).returncode == 0

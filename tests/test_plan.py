@@ -51,7 +51,7 @@ def test_more_pictures_are_passed_over_less_often_but_never_seen_less_in_all(one
     few, many = sorted((one, other))
     shorter, longer = (finetune_settings(replace(FACTS, pictures=n))["epochs"] for n in (many, few))
     assert 1 <= shorter <= longer <= 20
-    assert shorter * many >= 0.9 * longer * few or longer == 20  # epochs are whole numbers
+    assert (shorter + 0.5) * many >= (longer - 0.5) * few or longer == 20  # epochs are rounded
 
 
 def test_an_architecture_beside_weights_is_refused():

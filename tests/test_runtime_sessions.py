@@ -156,3 +156,28 @@ except MemoryError:
         pytest.skip("memory is limited by Linux's means; OpenVINO takes one picture after the other, in memory it has")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
     assert done.stdout == "MemoryError\n", done.stderr
+
+
+def test_signals_find_their_way_after_a_session_was_freed_by_another_thread(tmp_path):
+    model, _, onnx_model = network("torch", 64)
+    (tmp_path / "model.onnx").write_bytes(onnx_model)
+    code = f"""
+import gc, os, signal, threading
+import numpy as np
+from resnetv2.config import ResNetV2Config
+from resnetv2.runtime.openvino import OpenVinoSession
+session = OpenVinoSession(open({str(tmp_path / "model.onnx")!r}, "rb").read(),
+                          ResNetV2Config.from_dict({model.config.to_dict()!r}))
+session(np.zeros((2, 64, 64, 3), np.uint8))
+def free():
+    global session
+    del session
+    gc.collect()
+thread = threading.Thread(target=free)
+thread.start()
+thread.join()
+signal.signal(signal.SIGTERM, lambda *_: print("heard"))
+os.kill(os.getpid(), signal.SIGTERM)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "heard\n"), done.stderr

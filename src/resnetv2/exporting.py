@@ -24,6 +24,7 @@ from resnetv2.runtime.artefact import RUNTIMES, Artefact, read_artefact, write_a
 from resnetv2.runtime.choice import open_session
 from resnetv2.runtime.graph import build_graph
 from resnetv2.runtime.onnxmodel import encode_onnx, encode_texts
+from resnetv2.runtime.openvino import openvino_core
 from resnetv2.runtime.session import Session
 from resnetv2.weights.modelfile import Golden, Header, ModelFile
 
@@ -282,17 +283,15 @@ def _onnx_writer(file: ModelFile, pictures: np.ndarray | None) -> Save:
 
 
 def _openvino_writer(file: ModelFile, pictures: np.ndarray | None) -> Save:
-    try:
-        import openvino
-    except ModuleNotFoundError as error:
-        raise MissingExtra("exporting to OpenVINO", "openvino") from error
-    model = openvino.Core().read_model(_onnx_model(file), b"")
+    model = openvino_core().read_model(_onnx_model(file), b"")
     if pictures is not None:
         from resnetv2.runtime.quantization import quantize_openvino
 
         model = quantize_openvino(model, pictures)
 
     def save(path: Path, text: str) -> None:
+        import openvino
+
         model.set_rt_info(text, "resnetv2")
         openvino.save_model(model, path, compress_to_fp16=False)
 

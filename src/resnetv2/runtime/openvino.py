@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -67,18 +68,31 @@ class OpenVinoSession:
             if count_threads():
                 settings["INFERENCE_NUM_THREADS"] = str(count_threads())
             model = self.model if not graph else _end_at(self.model, graph)
-            compiled = openvino.Core().compile_model(model, "CPU", settings)
+            compiled = openvino_core().compile_model(model, "CPU", settings)
             self.queues[graph, hint] = openvino.AsyncInferQueue(compiled)
         return self.queues[graph, hint]
 
 
-def read_openvino(model: bytes | Path) -> Any:
-    """Return OpenVINO's model for single pictures; see ``OpenVinoSession``."""
+@functools.cache
+def openvino_core() -> Any:
+    """Return the one ``openvino.Core`` of the process, which is never freed.
+
+    On processors with AMX a core gives the thread that first compiles with it a stack for signal handlers, and unmaps
+    that stack when it is freed, by whichever thread: the next signal, Ctrl-C say, would then end the process.
+
+    Raises:
+        MissingExtra: openvino is not installed.
+    """
     try:
         import openvino
     except ModuleNotFoundError as error:
         raise MissingExtra("running on OpenVINO", "openvino") from error
-    core = openvino.Core()
+    return openvino.Core()
+
+
+def read_openvino(model: bytes | Path) -> Any:
+    """Return OpenVINO's model for single pictures; see ``OpenVinoSession``."""
+    core = openvino_core()
     try:
         with one_memory_error():
             read = core.read_model(model, b"") if isinstance(model, bytes) else core.read_model(model)
