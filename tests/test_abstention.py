@@ -10,8 +10,10 @@ from runs import SETTINGS, TINY, command, write_colours
 from test_exporting import ENDINGS
 
 import resnetv2
+from resnetv2 import exporting
 from resnetv2.errors import ConfigError, ModelFileError
 from resnetv2.evaluation.abstention import abstention_report, tell_abstention
+from resnetv2.runtime.graph import build_graph
 from resnetv2.weights.calibration import UNLIKE, UNSURE, Calibration
 from resnetv2.weights.likeness import NAMES
 from resnetv2.weights.sealed import read_sealed, write_sealed
@@ -200,9 +202,33 @@ def test_without_torch_it_abstains_too(calibrated, strange, tmp_path):
         assert {json.loads(line)["abstains"] for line in done.stdout.splitlines()} == {UNLIKE}, done.stderr
 
 
-def test_int8_of_a_calibrated_model_is_refused_with_the_way_out(calibrated, data, tmp_path):
-    with pytest.raises(ConfigError, match=r"those of float32: export it without int8, or the model file that it was"):
-        resnetv2.export(calibrated, to="onnx", out=tmp_path / "m.onnx", int8=True, calibrate=data, check=data)
+def test_an_artefact_whose_features_are_others_is_not_written(calibrated, tmp_path, monkeypatch):
+    def doubled(config, preprocessing, weights):  # features twice as large, and the same logits
+        changed = {f"norm.{part}": 2 * weights[f"norm.{part}"] for part in ("weight", "bias")}
+        changed["head.fc.weight"] = weights["head.fc.weight"] / 2
+        return build_graph(config, preprocessing, {**weights, **changed})
+
+    monkeypatch.setattr(exporting, "build_graph", doubled)
+    with pytest.raises(ModelFileError, match=r"nothing was written: the artefact is .*% off in how far the golden"):
+        resnetv2.export(calibrated, to="onnx", out=tmp_path / "new" / "model.onnx")
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_int8_must_abstain_as_float32_does(to, calibrated, data, strange, tmp_path):
+    pytest.importorskip("nncf")
+    out = tmp_path / f"model.{ENDINGS[to]}"
+    options = {"to": to, "int8": True, "calibrate": data, "check": data, "max_drop": 1.0}
+    report = resnetv2.export(calibrated, out=out, **options, min_agreement=0.0).report
+    ours, theirs = (
+        resnetv2.predict(path, [data / "test"], device="cpu", runtime=runtime, abstain=True)
+        for path, runtime in ((out, to), (calibrated, to))
+    )
+    same = np.mean([(a.label, a.abstains) == (b.label, b.abstains) for a, b in zip(ours, theirs, strict=True)])
+    assert report["agreement"] == pytest.approx(same)
+    with pytest.raises(ModelFileError, match="of the answers of float32"):
+        resnetv2.export(calibrated, out=tmp_path / f"2.{ENDINGS[to]}", **options, min_agreement=1.1)
+    assert {a.abstains for a in resnetv2.predict(out, [strange], abstain=True)} == {UNLIKE}
 
 
 @pytest.mark.parametrize("name", NAMES)

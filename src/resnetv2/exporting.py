@@ -7,6 +7,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,7 +20,7 @@ from resnetv2.data.load import Loader
 from resnetv2.errors import ConfigError, DataError, Error, MissingExtra, ModelFileError, unknown
 from resnetv2.evaluation.answers import find_pictures
 from resnetv2.files import rename_durably
-from resnetv2.inference import GOLDEN_TOLERANCE, Classifier, compare_golden, read_model, same_labels
+from resnetv2.inference import GOLDEN_TOLERANCE, Classifier, compare_golden, read_model, same_labels, softmax
 from resnetv2.runtime.artefact import RUNTIMES, Artefact, read_artefact, write_artefact
 from resnetv2.runtime.choice import open_session
 from resnetv2.runtime.graph import build_graph
@@ -32,6 +33,7 @@ MIN_AGREEMENT = 0.99
 MAX_DROP = 0.005  # half a point of top-1
 _CALIBRATION = (32, 300)  # pictures: the fewest that are taken, and the most, which is NNCF's default
 _BATCH = 32
+_DISTANCE_TOLERANCE = 0.01  # features are off by about 1e-6, and their least variance may be 1e-6 of the whole
 _TIMED, _TURNS = 16, 3  # pictures of one timed batch, and how many batches of each side
 
 Save = Callable[[Path, str], None]  # writes the network to a path, with a text inside
@@ -64,7 +66,8 @@ def export(
 
     ``out`` appears only if the artefact, loaded from the disk, answers as it must from picture bytes to labels. In
     float32 it must give the golden samples' logits within 1e-4 of the largest and their labels, and on ``check`` those
-    of PyTorch. In int8 it must agree with float32 on ``check``.
+    of PyTorch; of a calibrated model, also the distances from the training data within 1 %. In int8 it must agree with
+    float32 on ``check``, of a calibrated model also on when to abstain.
 
     Args:
         model: a model file, or published weights by name.
@@ -74,7 +77,7 @@ def export(
         split: of ``check``: "train", "val", "test" or "all".
         int8: 8-bit weights and activations, static, with a scale for each output channel; for "onnx" and "openvino".
         calibrate: labelled pictures that tell how large activations get; at most 300 of their training split count.
-        min_agreement: the least share of ``check`` that int8 must label as float32 does.
+        min_agreement: the least share of ``check`` that int8 must answer as float32 does.
         max_drop: the most of top-1 on ``check`` that int8 may lose.
         progress: called with the pictures of ``check`` that are done and the total.
 
@@ -94,11 +97,6 @@ def export(
         raise ModelFileError(f"{model} holds no golden samples: nothing would prove what is exported")
     if int8 and (not file.header.classes or file.header.task != "classification"):
         raise ConfigError("int8 is checked by its labels: the network must have a head, for one class of each picture")
-    if int8 and file.header.calibration is not None:
-        raise ConfigError(
-            f"{model} is calibrated, and its temperature, threshold and limit are those of float32: export it without "
-            "int8, or the model file that it was made from"
-        )
     pictures = None if calibrate is None else _calibration(file.header, str(model), calibrate)
     samples = None if check is None else _samples(file.header, str(model), check, split)
     save = _WRITERS[to](file, pictures)
@@ -122,6 +120,8 @@ def export(
                 golden = Golden(file.golden.pictures, classifier.logits(file.golden.pictures))
             else:
                 report = _prove_float32(classifier, file, samples, progress)
+                if file.likeness is not None:
+                    report["distances"] = _prove_distances(classifier, file, to)
                 golden = file.golden
             artefact = replace(artefact, golden=golden, report=report)
             write_artefact(artefact, save)
@@ -197,7 +197,7 @@ def _prove_float32(
     report = {"golden": _compare(answers, golden.logits, task, lambda i: f"golden sample {i}")}
     if samples is not None:
         peer = Classifier(file.header, open_session(file, "torch", "cpu"))
-        ours, theirs = _answers(classifier, peer, samples, progress)
+        ours, theirs = _answers(Classifier.answer, (classifier, peer), samples, progress)
         report["check"] = _compare(ours, theirs, task, lambda i: str(samples.paths[i]))
     return report
 
@@ -216,14 +216,31 @@ def _compare(ours: np.ndarray, expected: np.ndarray, task: str, name: Callable[[
     return {"n": len(far), "worst": float(far.max())}
 
 
+def _prove_distances(classifier: Classifier, file: ModelFile, to: str) -> dict[str, Any]:
+    """Return how far the golden pictures' distances from the training data are from the model's, and refuse others."""
+    peer = Classifier(file.header, open_session(file, "torch" if find_spec("torch") else to, "cpu"), file.likeness)
+    pixels = file.header.preprocessing.decode(file.golden.pictures)
+    ours, theirs = (each.answer_with_distances(pixels)[1] for each in (classifier, peer))
+    worst = float(np.abs(ours / theirs - 1).max())
+    if not worst <= _DISTANCE_TOLERANCE:
+        raise ModelFileError(
+            f"nothing was written: the artefact is {worst:.1%} off in how far the golden samples are from the training "
+            f"data (allowed {_DISTANCE_TOLERANCE:.0%}), so it would abstain otherwise"
+        )
+    return {"n": len(ours), "worst": worst}
+
+
 def _answers(
-    first: Classifier, second: Classifier, samples: Samples, progress: Counter | None
+    ask: Callable[[Classifier, np.ndarray], np.ndarray],
+    pair: tuple[Classifier, Classifier],
+    samples: Samples,
+    progress: Counter | None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the logits of two classifiers for the same samples, each (n, K)."""
+    """Return what is asked of two classifiers about the same samples, each (n, …)."""
     pairs = []
     done = 0
-    for batch in Loader(samples, _BATCH, first.header.preprocessing).batches():
-        pairs.append((first.answer(batch.pictures), second.answer(batch.pictures)))
+    for batch in Loader(samples, _BATCH, pair[0].header.preprocessing).batches():
+        pairs.append((ask(pair[0], batch.pictures), ask(pair[1], batch.pictures)))
         done += len(batch.labels)
         if progress is not None:
             progress(done, len(samples))
@@ -235,15 +252,29 @@ def _prove_int8(
     classifier: Classifier, file: ModelFile, to: str, samples: Samples, progress: Counter | None
 ) -> dict[str, Any]:
     """Return agreement, accuracy, speed and size of int8 beside float32 in the same runtime."""
-    peer = Classifier(file.header, open_session(file, to, "cpu"))
-    ours, theirs = (logits.argmax(axis=1) for logits in _answers(classifier, peer, samples, progress))
+    peer = Classifier(file.header, open_session(file, to, "cpu"), file.likeness)
+    (ours, our_answers), (theirs, their_answers) = (
+        found.T for found in _answers(_decide, (classifier, peer), samples, progress)
+    )
     rates = _rates([classifier.session, peer.session], file.header.preprocessing.image_size)
     return {
         "n": len(samples),
-        "agreement": float((ours == theirs).mean()),
+        "agreement": float((our_answers == their_answers).mean()),
         "top1": {"int8": float((ours == samples.labels).mean()), "float32": float((theirs == samples.labels).mean())},
         "pictures_per_second": {"int8": rates[0], "float32": rates[1]},
     }
+
+
+def _decide(classifier: Classifier, pixels: np.ndarray) -> np.ndarray:
+    """Return the label's number, and what is answered if it may abstain: that, -1 "not sure" or -2 "unlike"; (n, 2)."""
+    calibration = classifier.header.calibration
+    if calibration is None:
+        labels = classifier.answer(pixels).argmax(axis=1)
+        return np.stack([labels, labels], axis=1)
+    logits, distances = classifier.answer_with_distances(pixels)
+    labels = logits.argmax(axis=1)
+    sure = softmax(calibration.scale(logits)).max(axis=1) >= calibration.threshold
+    return np.stack([labels, np.where(distances > calibration.limit, -2, np.where(sure, labels, -1))], axis=1)
 
 
 def _rates(sessions: list[Session], side: int) -> list[float]:
@@ -263,7 +294,7 @@ def _check_int8(report: Mapping[str, Any], min_agreement: float, max_drop: float
     problems = []
     if report["agreement"] < min_agreement:
         problems.append(
-            f"it gives {report['agreement']:.2%} of the labels of float32, at least {min_agreement:.2%} asked"
+            f"it gives {report['agreement']:.2%} of the answers of float32, at least {min_agreement:.2%} asked"
         )
     if drop > max_drop:
         problems.append(f"its top-1 is {drop:.2%} lower, at most {max_drop:.2%} allowed")

@@ -29,7 +29,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         type=float,
         default=0.99,
         metavar="P",
-        help="share of --check that int8 must label as float32 does (default: %(default)s)",
+        help="share of --check that int8 must answer as float32 does (default: %(default)s)",
     )
     parser.add_argument(
         "--max-drop",
@@ -62,10 +62,13 @@ def run(args: argparse.Namespace) -> int:
 def _print_report(precision: str, report: Mapping[str, Any]) -> None:
     if precision == "float32":
         for name, found in report.items():
+            if name == "distances":
+                print(f"distances from the training data: {found['n']} pictures, within {found['worst']:.1e}")
+                continue
             print(f"{name}: {found['n']} pictures, the same labels, worst logit {found['worst']:.1e} of the largest")
         return
     top1, rate, size = report["top1"], report["pictures_per_second"], report["bytes"]
-    print(f"the labels of float32 on {report['agreement']:.2%} of {report['n']} pictures")
+    print(f"the answers of float32 on {report['agreement']:.2%} of {report['n']} pictures")
     print(f"top-1  {top1['int8']:.2%}  (float32 {top1['float32']:.2%})")
     print(f"speed  {rate['int8']:.1f} pictures/s  (float32 {rate['float32']:.1f})")
     print(f"size   {size['int8'] / 2**20:.1f} MiB  (float32 {size['float32'] / 2**20:.1f})")
