@@ -1,5 +1,6 @@
 """A calibrated model may say that it does not know, in every runtime, and evaluation counts the same answers."""
 
+import html
 import json
 import shutil
 
@@ -151,6 +152,11 @@ def test_evaluation_counts_what_predict_answers(calibrated, data):
     assert "calibrated on 75 validation pictures (temperature" in found["note"]
     done = command("evaluate", calibrated, data)
     assert f"{found['answered']} pictures (" in done.stdout
+
+
+def test_the_page_says_what_is_answered(calibrated, data, tmp_path):
+    report = resnetv2.evaluate(calibrated, data, html=tmp_path / "page.html", device="cpu")
+    assert html.escape(report["abstention"]["note"]) in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
 def test_evaluating_on_the_pictures_that_it_was_calibrated_on_says_so(calibrated, data):

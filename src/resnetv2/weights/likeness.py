@@ -46,11 +46,12 @@ class TrainingFeatures:
         n, d = features.shape
         least = max(_LEAST * float(features.var(axis=0).mean()), float(np.finfo(np.float32).tiny))
         within = features - means[place]
-        variances, axes = np.linalg.eigh(within.T @ within / max(n - len(present), 1))  # from low to high
+        _, lengths, axes = np.linalg.svd(within, full_matrices=False)  # from high to low
+        variances = np.square(lengths) / max(n - len(present), 1)
         r = max(min(AXES, d - 1, n - len(present)), 0)
-        rest = variances[: d - r].mean()
-        kept = np.maximum(np.append(variances[d - r :], rest), least)
-        return cls(means.astype(np.float32), axes.T[d - r :].astype(np.float32), kept.astype(np.float32))
+        rest = variances[r:].sum() / (d - r)  # there may be more features than pictures
+        kept = np.maximum(np.append(variances[:r], rest), least)
+        return cls(means.astype(np.float32), axes[:r].astype(np.float32), kept.astype(np.float32))
 
     @classmethod
     def from_tensors(cls, tensors: Mapping[str, np.ndarray], num_features: int) -> Self:
@@ -81,12 +82,14 @@ class TrainingFeatures:
         d = self.means.shape[1]
         means, axes = self.means.astype(np.float64), self.axes.astype(np.float64)
         along, rest = self.variances[:-1].astype(np.float64), float(self.variances[-1])
+        centres = means @ axes.T
         nearest = np.empty(len(features))
         step = max(1, _ROWS // self.means.size)
         for start in range(0, len(features), step):
-            gaps = features[start : start + step, None].astype(np.float64) - means[None]  # (n, c, d)
-            parts = np.square(gaps @ axes.T)
-            others = np.maximum(np.square(gaps).sum(axis=2) - parts.sum(axis=2), 0)  # rounding may go below
+            some = features[start : start + step].astype(np.float64)
+            parts = np.square((some @ axes.T)[:, None] - centres[None])  # (n, c, r)
+            whole = np.square(some[:, None] - means[None]).sum(axis=2)
+            others = np.maximum(whole - parts.sum(axis=2), 0)  # rounding may go below
             nearest[start : start + step] = ((parts / along).sum(axis=2) + others / rest).min(axis=1)
         nearest /= d
         return nearest
