@@ -165,7 +165,7 @@ def test_a_file_that_only_looks_like_an_artefact_is_refused(to, tmp_path):
 def test_an_artefact_of_a_newer_version_says_to_upgrade(artefacts, tmp_path):
     text = artefacts["openvino"].out.read_text()
     newer = tmp_path / "model.xml"
-    newer.write_text(text.replace("schema_version&quot;: 1,", "schema_version&quot;: 9,", 1))
+    newer.write_text(text.replace("schema_version&quot;: 2,", "schema_version&quot;: 9,"))
     newer.with_suffix(".bin").write_bytes(artefacts["openvino"].out.with_suffix(".bin").read_bytes())
     with pytest.raises(ModelFileError, match=r"schema version 9 .*pip install --upgrade resnetv2"):
         resnetv2.load(newer)

@@ -127,7 +127,7 @@ def test_info_gives_the_header_as_plain_values(model):
     header = resnetv2.info(model)
     assert json.loads(json.dumps(header)) == header
     assert header["classes"] == ["blue", "green", "red"]
-    assert header["schema_version"] == 2
+    assert header["schema_version"] == 3
     assert header["architecture"]["block"] == "basic"
 
 

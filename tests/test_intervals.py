@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from resnetv2.evaluation.intervals import (
     bca_interval,
     binomial_cdf,
+    binomial_upper_bound,
     bootstrap_intervals,
     mean_share_interval,
     resamples,
@@ -195,3 +196,11 @@ def test_the_binomial_distribution_is_scipys(counts, p):
 
     k, n = counts
     assert binomial_cdf(k, n, p) == pytest.approx(binom.cdf(k, n, p), rel=1e-9, abs=1e-300)
+
+
+@pytest.mark.parametrize(("k", "n"), [(0, 1), (0, 299), (3, 60), (59, 60), (60, 60), (500, 50_000)])
+def test_the_upper_bound_is_scipys(k, n):
+    from scipy.stats import binomtest
+
+    expected = binomtest(k, n).proportion_ci(0.9, "exact").high  # 5 % on either side
+    assert binomial_upper_bound(k, n, 0.05) == pytest.approx(expected, abs=1e-12)

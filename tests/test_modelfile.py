@@ -104,7 +104,7 @@ def test_many_golden_samples_keep_their_order(path):
 def test_the_header_is_json_that_says_what_the_file_is():
     values = json.loads(json.dumps(HEADER.to_dict()))
     assert values["kind"] == "model"
-    assert values["schema_version"] == SCHEMA_VERSION == 2
+    assert values["schema_version"] == SCHEMA_VERSION == 3
     assert values["classes"] == list(CLASSES)
     assert set(values) == {
         "kind",
@@ -115,6 +115,7 @@ def test_the_header_is_json_that_says_what_the_file_is():
         "classes",
         "provenance",
         "metrics",
+        "calibration",
     }
 
 
@@ -191,16 +192,26 @@ def test_golden_samples_that_do_not_fit_together_are_refused(reseal, change):
 
 # --- headers of other writers ---
 
-FIELDS = ("kind", "schema_version", "task", "architecture", "preprocessing", "classes", "provenance", "metrics")
+FIELDS = (
+    "kind",
+    "schema_version",
+    "task",
+    "architecture",
+    "preprocessing",
+    "classes",
+    "provenance",
+    "metrics",
+    "calibration",
+)
 
 
-@pytest.mark.parametrize("version", [3, 10**6])
+@pytest.mark.parametrize("version", [4, 10**6])
 def test_a_newer_file_says_how_to_upgrade_whatever_else_it_holds(path, reseal, version):
     reseal(lambda header, _: header.update(schema_version=version, classes={"new": "form"}, more=5))
     data = path.read_bytes()
     path.write_bytes(data[:-1] + b"\xaa")  # its digest may be another one, too
     assert_refused(
-        path, f"has schema version {version} and this resnetv2 reads up to 2: pip install --upgrade resnetv2"
+        path, f"has schema version {version} and this resnetv2 reads up to 3: pip install --upgrade resnetv2"
     )
 
 
@@ -209,11 +220,15 @@ def test_a_header_without_a_field_is_refused(reseal, name):
     assert_refused(reseal(lambda header, _: header.pop(name)), "no model file" if name == "kind" else name)
 
 
-def test_a_file_of_the_first_version_is_read_and_keeps_its_promise():
-    path = Path(__file__).parent / "golden" / "model-v1.safetensors"
-    assert read_seal(path)["schema_version"] == 1
+@pytest.mark.parametrize(
+    ("version", "classes"), [(1, ("a", "b", "c")), (2, ("blue", "green", "red")), (3, ("blue", "green", "red"))]
+)
+def test_a_file_of_every_version_is_read_and_keeps_its_promise(version, classes):
+    path = Path(__file__).parent / "golden" / f"model-v{version}.safetensors"
+    assert read_seal(path)["schema_version"] == version
     header = read_header(path)
-    assert (header.task, header.classes) == ("classification", ("a", "b", "c"))
+    assert (header.task, header.classes) == ("classification", classes)
+    assert (header.calibration is not None) == (version == 3)
     assert resnetv2.verify(path, device="cpu").ok
 
 
@@ -231,7 +246,13 @@ def test_an_unknown_field_within_the_header_is_refused(reseal, part):
 
 
 WRONG = [None, True, 5, -1, 0.5, float("inf"), "text", "", [], [1], {}, {"a": 1}, [["a", 1]]]
-FITTING = {"provenance": ({}, {"a": 1}), "metrics": ({}, {"a": 1}), "architecture": (), "preprocessing": ({},)}
+FITTING = {
+    "provenance": ({}, {"a": 1}),
+    "metrics": ({}, {"a": 1}),
+    "calibration": ({},),
+    "architecture": (),
+    "preprocessing": ({},),
+}
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -268,7 +289,7 @@ def test_class_names_that_are_no_texts_are_refused(reseal, classes):
 def test_a_deeply_nested_header_is_refused(path):
     for depth in (300, 600, 900, 100_000):
         nested = '{"a":' * depth + "1" + "}" * depth
-        text = f'{{"kind": "model", "schema_version": 2, "architecture": {nested}, "preprocessing": {nested}}}'
+        text = f'{{"kind": "model", "schema_version": 3, "architecture": {nested}, "preprocessing": {nested}}}'
         save_file({}, path, {"resnetv2": text})
         assert_refused(path, "damaged header")
 

@@ -71,6 +71,9 @@ def test_every_layer_is_a_map_or_the_pooled_features(runtime):
     for layer in ("pooled", "stage1", "stage2", "stage3", "stage4"):
         assert difference(session.features(x, layer), peer.features(x, layer)) <= FLOAT32  # as above
     for each in (session, peer):
+        logits, features = each.with_features(x)
+        np.testing.assert_array_equal(features, each.features(x))
+        assert difference(logits, each(x)) <= FLOAT32  # a head after the pooling instead of within the same call
         with pytest.raises(ConfigError, match="no layer 'stage5' here: choose from pooled, stage1"):
             each.features(x, "stage5")
 

@@ -27,6 +27,7 @@ _PUBLIC = {
     "ResNetV2": "model",
     "ResNetV2Config": "config",
     "TrainConfig": "recipes",
+    "calibrate": "evaluation.fitting",
     "check": "diagnosis",
     "compare": "evaluation.comparison",
     "convert": "published",
@@ -63,6 +64,7 @@ __all__ = [
     "ResNetV2Config",
     "TrainConfig",
     "__version__",
+    "calibrate",
     "check",
     "compare",
     "convert",
@@ -100,6 +102,7 @@ if TYPE_CHECKING:
         ModelFileError,
     )
     from resnetv2.evaluation.comparison import compare
+    from resnetv2.evaluation.fitting import calibrate
     from resnetv2.evaluation.run import evaluate
     from resnetv2.explanation import explain
     from resnetv2.exporting import export

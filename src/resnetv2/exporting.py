@@ -94,6 +94,11 @@ def export(
         raise ModelFileError(f"{model} holds no golden samples: nothing would prove what is exported")
     if int8 and (not file.header.classes or file.header.task != "classification"):
         raise ConfigError("int8 is checked by its labels: the network must have a head, for one class of each picture")
+    if int8 and file.header.calibration is not None:
+        raise ConfigError(
+            f"{model} is calibrated, and its temperature, threshold and limit are those of float32: export it without "
+            "int8, or the model file that it was made from"
+        )
     pictures = None if calibrate is None else _calibration(file.header, str(model), calibrate)
     samples = None if check is None else _samples(file.header, str(model), check, split)
     save = _WRITERS[to](file, pictures)
@@ -102,7 +107,11 @@ def export(
         with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
             path = Path(folder, out.name)
             artefact = Artefact(
-                path=path, precision="int8" if int8 else "float32", header=file.header, golden=file.golden
+                path=path,
+                precision="int8" if int8 else "float32",
+                header=file.header,
+                golden=file.golden,
+                likeness=file.likeness,
             )
             write_artefact(artefact, save)
             classifier = Classifier.from_file(read_artefact(path), "cpu")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from resnetv2.published import find_model, read_published
 from resnetv2.runtime.artefact import PRECISIONS, Artefact, is_artefact, open_artefact, read_artefact
 from resnetv2.runtime.choice import AUTO, open_session
 from resnetv2.runtime.session import Session
+from resnetv2.weights.likeness import TrainingFeatures
 from resnetv2.weights.modelfile import Golden, Header, ModelFile, read_header, read_model_file
 
 GOLDEN_TOLERANCE = 1e-4  # of the largest logit: other processors and versions round float32 differently, by about 1e-6
@@ -27,6 +28,7 @@ PRESENT = 0.5  # probability from which on a class is among the ``labels`` of a 
 _BATCH = 32
 _AHEAD = 3  # batches decoded before they are asked for, fewer where they would take more than …
 _AHEAD_BYTES = 2**28
+Answer = TypeVar("Answer")  # what a session computes of some pictures
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class Prediction:
         labels: of "multilabel", the classes with a probability of 0.5 or more; else None.
         value: of "regression", what was measured; else None.
         error: why there is no answer.
+        abstains: of a model that may abstain, why it does: "not sure" or "unlike the training data"; then label and
+            probability are None, and ``top`` is what would have been answered.
+        distance: of a model that may abstain, how unlike the training data the picture is: about 1 is usual.
     """
 
     path: str
@@ -49,9 +54,14 @@ class Prediction:
     labels: tuple[str, ...] | None = None
     value: float | None = None
     error: str | None = None
+    abstains: str | None = None
+    distance: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the JSON line: path, and label, probability, top; or labels, top; or value; or error."""
+        """Return the JSON line: path, and label, probability, top; or labels, top; or value; or error.
+
+        Of a model that may abstain also abstains and distance.
+        """
         if self.error is not None:
             return {"path": self.path, "error": self.error}
         if self.value is not None:
@@ -59,7 +69,8 @@ class Prediction:
         top = [{"label": label, "probability": probability} for label, probability in self.top]
         if self.labels is not None:
             return {"path": self.path, "labels": list(self.labels), "top": top}
-        return {"path": self.path, "label": self.label, "probability": self.probability, "top": top}
+        answer = {"path": self.path, "label": self.label, "probability": self.probability, "top": top}
+        return answer if self.distance is None else answer | {"abstains": self.abstains, "distance": self.distance}
 
 
 @dataclass(frozen=True)
@@ -80,11 +91,13 @@ class Classifier:
     Attributes:
         header: what the model file says of itself.
         session: computes logits.
+        likeness: the features of the training pictures, where the model is calibrated; else None.
     """
 
-    def __init__(self, header: Header, session: Session) -> None:
+    def __init__(self, header: Header, session: Session, likeness: TrainingFeatures | None = None) -> None:
         self.header = header
         self.session = session
+        self.likeness = likeness
         self._most: int | None = None  # pictures at once that fit into memory, once that is known
 
     @classmethod
@@ -111,8 +124,8 @@ class Classifier:
     def from_file(cls, file: ModelFile | Artefact, device: str = "auto", runtime: str = AUTO, count: int = 1) -> Self:
         """Make what was read ready on a device; raises as ``load`` does."""
         if isinstance(file, Artefact):
-            return cls(file.header, open_artefact(file, runtime, device))
-        return cls(file.header, open_session(file, runtime, device, count))
+            return cls(file.header, open_artefact(file, runtime, device), file.likeness)
+        return cls(file.header, open_session(file, runtime, device, count), file.likeness)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -135,12 +148,40 @@ class Classifier:
         Raises:
             Error: a single picture does not fit into memory.
         """
-        rows: list[np.ndarray] = []
+        return np.concatenate(self._compute(self.session, pixels))
+
+    def answer_with_distances(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the same logits, and how unlike the training data pictures are: float64 (N,), about 1 is usual.
+
+        Raises:
+            ConfigError: the model is not calibrated.
+            Error: as ``answer``.
+        """
+        likeness = self._check_calibrated()
+        logits, features = self.answer_with_features(pixels)
+        return logits, likeness.distances(features)
+
+    def answer_with_features(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the same logits, and pooled features float32 (N, num_features); raises as ``answer``."""
+        logits, features = zip(*self._compute(self.session.with_features, pixels), strict=True)
+        return np.concatenate(logits), np.concatenate(features)
+
+    def _check_calibrated(self) -> TrainingFeatures:
+        if self.likeness is None:
+            raise ConfigError(
+                "the model is not calibrated, so it does not know when to abstain: "
+                "resnetv2 calibrate MODEL DATA --out FILE writes one that is"
+            )
+        return self.likeness
+
+    def _compute(self, compute: Callable[[np.ndarray], Answer], pixels: np.ndarray) -> list[Answer]:
+        """Return what is computed of the pictures, in as many parts as memory asks for."""
+        rows: list[Answer] = []
         done = 0
         while done < len(pixels):
             part = pixels[done : done + (self._most or len(pixels))]
             try:
-                rows.append(self.session(part))
+                rows.append(compute(part))
             except MemoryError as error:
                 if len(part) == 1:
                     raise Error(f"out of memory with a single picture: {error}") from error
@@ -148,19 +189,29 @@ class Classifier:
                 talk().print(f"out of memory with {len(part)} pictures at once; going on with {self._most}")
                 continue
             done += len(part)
-        return np.concatenate(rows)
+        return rows
 
-    def predict(self, pictures: Iterable[str | Path], top: int = 5) -> Iterator[Prediction]:
+    def predict(self, pictures: Iterable[str | Path], top: int = 5, *, abstain: bool = False) -> Iterator[Prediction]:
         """Answer every picture in order; one that cannot be read is answered with its error.
 
         Threads decode what comes next while the network computes.
+
+        Args:
+            pictures: files.
+            top: how many labels to give for each.
+            abstain: let a calibrated model say that it does not know.
+
+        Raises:
+            ConfigError: ``top`` is below 1, a network without a head, or one that may abstain and is not calibrated.
         """
+        if abstain:
+            self._check_calibrated()
         if top < 1:
             raise ConfigError(f"top must be at least 1, got {top}")
         if not self.classes:
             raise ConfigError("the network has no head: it answers with features, not with labels")
         for batch in self._decode(pictures):
-            yield from self._answer(batch, top)
+            yield from self._answer(batch, top, abstain)
 
     def _decode(self, pictures: Iterable[str | Path]) -> Iterator[list[tuple[str, np.ndarray | str]]]:
         """Yield batches of paths with their pixels or errors, decoded a bounded number of pictures ahead."""
@@ -189,18 +240,35 @@ class Classifier:
         except DataError as error:
             return str(error)
 
-    def _answer(self, batch: list[tuple[str, np.ndarray | str]], top: int) -> Iterator[Prediction]:
+    def _answer(self, batch: list[tuple[str, np.ndarray | str]], top: int, abstain: bool) -> Iterator[Prediction]:
         readable = [pixels for _, pixels in batch if isinstance(pixels, np.ndarray)]
-        rows = iter(self.answer(np.stack(readable)) if readable else ())
+        rows: Iterator[tuple[np.ndarray, float | None]] = iter(())
+        if readable and abstain:
+            logits, distances = self.answer_with_distances(np.stack(readable))
+            rows = zip(self.header.scale(logits), distances.tolist(), strict=True)
+        elif readable:
+            rows = ((logits, None) for logits in self.header.scale(self.answer(np.stack(readable))))
         for path, pixels in batch:
             if isinstance(pixels, str):
                 yield Prediction(path, error=pixels)
-            else:
-                yield read_logits(path, next(rows), self.header, top)
+                continue
+            logits, distance = next(rows)
+            answer = read_logits(path, logits, self.header, top)
+            yield answer if distance is None else doubt(answer, distance, self.header)
+
+
+def doubt(answer: Prediction, distance: float, header: Header) -> Prediction:
+    """Return an answer as a calibrated model gives it to a picture at a distance from the training data: or not."""
+    if header.calibration is None or answer.probability is None:
+        return answer
+    reason = header.calibration.reason(answer.probability, distance)
+    if reason is None:
+        return replace(answer, distance=distance)
+    return replace(answer, label=None, probability=None, abstains=reason, distance=distance)
 
 
 def read_logits(path: str, logits: np.ndarray, header: Header, top: int) -> Prediction:
-    """Return what the logits (num_classes,) of a picture mean to a network's task."""
+    """Return what the logits (num_classes,) of a picture, scaled, mean to a network's task."""
     if header.task == "regression":
         return Prediction(path, value=float(logits[0]))
     row = sigmoid(logits) if header.task == "multilabel" else softmax(logits[None])[0]
@@ -235,6 +303,8 @@ def predict(
     top: int = 5,
     device: str = "auto",
     runtime: str = AUTO,
+    *,
+    abstain: bool = False,
 ) -> list[Prediction]:
     """Label pictures and folders of pictures.
 
@@ -244,15 +314,17 @@ def predict(
         top: how many labels to give for each.
         device: "auto", "cpu", "cuda", "mps".
         runtime: see ``Classifier.load``.
+        abstain: let a calibrated model say that it does not know, and why.
 
     Returns:
         One prediction for each picture, in order; unreadable ones carry their ``error``.
 
     Raises:
         DataError: a folder holds no pictures.
+        ConfigError: it may abstain and is not calibrated.
         ModelFileError: see ``Classifier.load``.
     """
-    return list(predict_each(model, pictures, top, device, runtime))
+    return list(predict_each(model, pictures, top, device, runtime, abstain=abstain))
 
 
 def predict_each(
@@ -262,11 +334,13 @@ def predict_each(
     device: str = "auto",
     runtime: str = AUTO,
     progress: Counter | None = None,
+    *,
+    abstain: bool = False,
 ) -> Iterator[Prediction]:
     """Do as ``predict``, one prediction at a time; ``progress`` is called with the pictures done and the total."""
     paths = expand(pictures)
     classifier = model if isinstance(model, Classifier) else Classifier.load(model, device, runtime, len(paths))
-    for number, answer in enumerate(classifier.predict(paths, top), 1):
+    for number, answer in enumerate(classifier.predict(paths, top, abstain=abstain), 1):
         if progress is not None:
             progress(number, len(paths))
         yield answer

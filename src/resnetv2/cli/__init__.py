@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from resnetv2 import __version__
 from resnetv2.cli import (
+    calibrate,
     check,
     compare,
     convert,
@@ -33,7 +34,7 @@ from resnetv2.cli import (
 from resnetv2.errors import Error, Interrupted
 
 COMMANDS = (  # in the order in which a newcomer meets them
-    *(demo, check, find_lr, train, evaluate, compare, predict, explain, export, verify),
+    *(demo, check, find_lr, train, evaluate, compare, calibrate, predict, explain, export, verify),
     *(info, models, fetch, convert, pack),
 )
 _LONGEST = 8_000  # characters of a message

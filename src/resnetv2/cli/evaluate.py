@@ -69,6 +69,8 @@ def _print_classes(report: dict[str, Any]) -> None:
 
     _print_headline(report)
     print(report["note"])
+    if report["abstention"]:
+        print(report["abstention"]["note"])
     names = [entry["label"] for entry in report["per_class"]]
     rows = []
     for i, entry in enumerate(report["per_class"]):

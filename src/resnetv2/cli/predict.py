@@ -25,6 +25,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--top", type=int, default=5, metavar="K", help="labels for each picture (default: %(default)s)"
     )
     add_placement(parser)
+    parser.add_argument(
+        "--abstain",
+        action="store_true",
+        help="let a calibrated model say that it does not know: it is not sure, or has seen nothing like it",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line, a picture each")
     parser.set_defaults(run=run)
 
@@ -37,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
 
     failed = False
     rows = []
-    options = {"top": args.top, "device": args.device, "runtime": args.runtime}
+    options = {"top": args.top, "device": args.device, "runtime": args.runtime, "abstain": args.abstain}
     with counting("predicting") as progress:
         for answer in predict_each(args.model, args.pictures, **options, progress=progress):
             failed = failed or answer.error is not None
@@ -64,4 +69,6 @@ def _cells(answer: Prediction) -> tuple[str, ...]:
         return (f"{answer.value:g}",)
     if answer.labels is not None:
         return ", ".join(answer.labels) or "none", ", ".join(listed)
+    if answer.abstains is not None:
+        return f"abstains: {answer.abstains}", "", ", ".join(listed)
     return str(answer.label), f"{answer.probability:.1%}", ", ".join(listed[1:])

@@ -16,7 +16,7 @@ from resnetv2.data.load import Loader
 from resnetv2.data.targets import renumber_classes
 from resnetv2.errors import ConfigError, DataError, nearest, unknown
 from resnetv2.evaluation.split import run_split
-from resnetv2.inference import Classifier, sigmoid, softmax
+from resnetv2.inference import Answer, Classifier, sigmoid, softmax
 from resnetv2.preprocess import Preprocessing
 from resnetv2.weights.labels import IMAGENET, synsets
 from resnetv2.weights.modelfile import Header
@@ -46,7 +46,9 @@ class Pictures:
         return replace(self, index=self.index.take(places))
 
 
-def find_pictures(header: Header, name: str, data: str | Path, split: str, on_bad_image: str = "error") -> Pictures:
+def find_pictures(
+    header: Header, name: str, data: str | Path, split: str, on_bad_image: str = "error", *, strict: bool = False
+) -> Pictures:
     """Find the pictures of a split, as the run of a model split them where that is known.
 
     Args:
@@ -55,6 +57,7 @@ def find_pictures(header: Header, name: str, data: str | Path, split: str, on_ba
         data: see ``evaluate``.
         split: "train", "val", "test", or "all" of them.
         on_bad_image: "error" or "skip".
+        strict: refuse a split that may not be the run's, where else a warning is given.
 
     Raises:
         ConfigError: a network without a head.
@@ -62,7 +65,7 @@ def find_pictures(header: Header, name: str, data: str | Path, split: str, on_ba
     """
     if not header.classes:
         raise ConfigError(f"{name or 'the network'} has no head: it answers with features, not with labels")
-    index, skipped = run_split(read_index(Path(data), task=header.task), name, header.provenance, split)
+    index, skipped = run_split(read_index(Path(data), task=header.task), name, header.provenance, split, strict=strict)
     index.split(split)  # refuses a split that is not there
     index = index.take(np.flatnonzero((index.splits == split) | (split == "all")).tolist())
     if on_bad_image == "skip":
@@ -82,7 +85,9 @@ def ask(
     tta: str | None = None,
     progress: Counter | None = None,
 ) -> np.ndarray:
-    """Return logits (N, K) for N pictures, float32; with ``tta`` float64 ones that stand for the views' mean.
+    """Return logits (N, K) for N pictures, divided by the model's temperature if it is calibrated.
+
+    With ``tta`` they are float64 and stand for the views' mean.
 
     Args:
         classifier: the model.
@@ -95,21 +100,49 @@ def ask(
         ConfigError: batch_size below 1, an unknown ``tta``, or nothing around the crop for five of them.
         DataError: an unreadable picture.
     """
+    header = classifier.header
+
+    def answer(pictures: np.ndarray) -> np.ndarray:
+        if tta is None:
+            return header.scale(classifier.answer(pictures))
+        views = TTA[tta](pictures, header.preprocessing.image_size)
+        return _MEANS[header.task]([header.scale(classifier.answer(view)) for view in views])
+
+    preprocessing = header.preprocessing if tta is None else _around(header.preprocessing, tta)
+    return np.concatenate(ask_each(answer, samples, preprocessing, batch_size, progress))
+
+
+def ask_with_distances(
+    classifier: Classifier, samples: Samples, *, batch_size: int = 32, progress: Counter | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the logits of ``ask``, and how unlike the training data each picture is: float64 (N,).
+
+    Raises:
+        ConfigError: batch_size below 1, or the model is not calibrated.
+        DataError: an unreadable picture.
+    """
+    answer, preprocessing = classifier.answer_with_distances, classifier.header.preprocessing
+    logits, distances = zip(*ask_each(answer, samples, preprocessing, batch_size, progress), strict=True)
+    return classifier.header.scale(np.concatenate(logits)), np.concatenate(distances)
+
+
+def ask_each(
+    answer: Callable[[np.ndarray], Answer],
+    samples: Samples,
+    preprocessing: Preprocessing,
+    batch_size: int = 32,
+    progress: Counter | None = None,
+) -> list[Answer]:
+    """Return what is answered to the pictures of each batch, uint8 (n, side, side, 3) RGB, in order."""
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
-    header, done = classifier.header, 0
-    preprocessing = header.preprocessing if tta is None else _around(header.preprocessing, tta)
-    rows = []
+    rows, done = [], 0
     for batch in Loader(samples, batch_size, preprocessing).batches():
-        if tta is None:
-            rows.append(classifier.answer(batch.pictures))
-        else:
-            views = TTA[tta](batch.pictures, header.preprocessing.image_size)
-            rows.append(_MEANS[header.task]([classifier.answer(view) for view in views]))
+        rows.append(answer(batch.pictures))
         done += len(batch.labels)
         if progress is not None:
             progress(done, len(samples))
-    return np.concatenate(rows)
+    return rows
 
 
 # --- several views of a picture ---

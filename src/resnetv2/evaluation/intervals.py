@@ -46,6 +46,21 @@ def binomial_cdf(k: int, n: int, p: float) -> float:
     return min(1.0, math.exp(highest) * float(np.exp(logs - highest).sum()))
 
 
+def binomial_upper_bound(k: int, n: int, chance: float) -> float:
+    """Return Clopper and Pearson's upper bound (1934) of a share: below the true one with at most ``chance``.
+
+    Args:
+        k: successes.
+        n: trials, above 0.
+        chance: of being wrong, such as 0.05.
+    """
+    low, high = k / n, 1.0
+    for _ in range(60):  # bisection to the last bits
+        middle = (low + high) / 2
+        low, high = (middle, high) if binomial_cdf(k, n, middle) > chance else (low, middle)
+    return high
+
+
 def mean_share_interval(hits: np.ndarray, n: np.ndarray) -> tuple[float, float]:
     """Return the interval of the mean of several shares, such as of the recalls of classes.
 

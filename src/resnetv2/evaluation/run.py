@@ -12,7 +12,8 @@ import numpy as np
 from resnetv2.console import Counter
 from resnetv2.data.check import check_policy
 from resnetv2.errors import ConfigError
-from resnetv2.evaluation.answers import ask, find_pictures
+from resnetv2.evaluation.abstention import abstention_report, tell_abstention
+from resnetv2.evaluation.answers import Pictures, ask, ask_with_distances, find_pictures
 from resnetv2.evaluation.classification import classification_report
 from resnetv2.evaluation.multilabel import multilabel_report
 from resnetv2.evaluation.page import Shown, write_page
@@ -20,7 +21,7 @@ from resnetv2.evaluation.regression import regression_report
 from resnetv2.explanation import check_method, heat_map, stretch, takes_gradients
 from resnetv2.inference import Classifier, read_model
 from resnetv2.runtime.choice import AUTO
-from resnetv2.weights.modelfile import ModelFile
+from resnetv2.weights.modelfile import Header, ModelFile
 
 
 def evaluate(
@@ -55,7 +56,9 @@ def evaluate(
 
     Returns:
         ``model``, ``data``, ``split``, ``tta``, ``task`` and what ``classification_report``, ``multilabel_report`` or
-        ``regression_report`` gives. Also ``skipped``: path and reason of each picture that was left out.
+        ``regression_report`` gives. Also ``skipped``: path and reason of each picture that was left out. The
+        probabilities of a calibrated model are its calibrated ones, and ``abstention`` is what ``abstention_report``
+        gives with a sentence, ``note``; it is None of other models, and with ``tta``.
 
     Raises:
         ConfigError: batch_size below 1, an unknown ``on_bad_image`` or ``tta``, a network without a head, or ``html``
@@ -77,7 +80,11 @@ def evaluate(
     classifier = (
         loaded if isinstance(loaded, Classifier) else Classifier.from_file(loaded, device, runtime, len(samples))
     )
-    logits = ask(classifier, samples, batch_size=batch_size, tta=tta, progress=progress)
+    if header.calibration is None or tta is not None:
+        logits, abstention = ask(classifier, samples, batch_size=batch_size, tta=tta, progress=progress), None
+    else:
+        logits, distances = ask_with_distances(classifier, samples, batch_size=batch_size, progress=progress)
+        abstention = _abstention(logits, distances, pictures, header)
     report = {
         "model": name,
         "data": str(data),
@@ -85,6 +92,7 @@ def evaluate(
         "tta": tta,
         "task": header.task,
         **make_report(header.task, logits, samples.labels, header.classes),
+        "abstention": abstention,
         "skipped": pictures.skipped,
     }
     if html is not None:
@@ -99,6 +107,14 @@ def make_report(task: str, logits: np.ndarray, labels: np.ndarray, classes: Sequ
     if task == "regression":
         return regression_report(logits, labels)
     return (multilabel_report if task == "multilabel" else classification_report)(logits, labels, classes)
+
+
+def _abstention(logits: np.ndarray, distances: np.ndarray, pictures: Pictures, header: Header) -> dict[str, Any] | None:
+    if header.calibration is None:
+        return None
+    found = abstention_report(logits, pictures.samples.labels, distances, header.calibration)
+    same = pictures.index.digest() == header.calibration.data
+    return found | {"note": tell_abstention(found, header.calibration, same)}
 
 
 def _heat(classifier: Classifier) -> Callable[[np.ndarray, int], np.ndarray] | None:

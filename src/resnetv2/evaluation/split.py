@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
@@ -20,7 +21,7 @@ _SAMPLED = 32  # pictures whose bytes tell whether data is what a run was traine
 
 
 def run_split(
-    index: Index, model: str, provenance: Mapping[str, Any], split: str
+    index: Index, model: str, provenance: Mapping[str, Any], split: str, *, strict: bool = False
 ) -> tuple[Index, list[dict[str, str]]]:
     """Return data with the split of the model's run, and what was left out because it came later.
 
@@ -32,16 +33,21 @@ def run_split(
         model: the model file, or "" where it is not known.
         provenance: of the model's header.
         split: what will be measured.
+        strict: refuse where else a warning is given.
 
     Raises:
-        DataError: pictures of the run's list are not in the data; they are named.
+        DataError: pictures of the run's list are not in the data; they are named. Or ``strict`` refuses.
     """
     if index.given is None or ("" not in index.given and "val" in index.given):
         return index, []  # the data says every split
     number = {path: i for i, path in enumerate(index.paths)}
     rows = _read_rows(Path(model), provenance) if model else None
     if rows is None or not _is_of(rows, index, number):
-        _warn(index, provenance, split)
+        doubt = _doubt(index, provenance, split)
+        if doubt and strict:
+            raise DataError(doubt)
+        if doubt:
+            talk().print(f"warning: {doubt}", soft_wrap=True)
         return index, []
     path = Path(model).parent / MANIFEST
     missing = [row.path for row in rows if row.path not in number]
@@ -58,6 +64,34 @@ def run_split(
     later = np.flatnonzero(splits == "").tolist()
     left_out = [{"path": index.paths[i], "reason": f"not in {path}"} for i in later]
     return replace(index, splits=splits, given=None).without(set(later)), left_out
+
+
+def check_unseen(index: Index, model: str, provenance: Mapping[str, Any], split: str) -> None:
+    """Refuse pictures that a model's run has in another split, whatever they are called here.
+
+    They are known by their bytes, where the run's list lies beside the model and holds hashes.
+
+    Raises:
+        DataError: naming them.
+    """
+    rows = _read_rows(Path(model), provenance) or []
+    elsewhere = {row.sha256: row.split for row in rows if row.sha256 and row.split != split}
+    for row in rows:
+        if row.split == split:
+            elsewhere.pop(row.sha256, None)  # a copy is in both
+    if not elsewhere:
+        return
+    found = []
+    for i, path in enumerate(index.paths):
+        with contextlib.suppress(OSError):  # what cannot be read is said where it is decoded
+            there = elsewhere.get(sha256(index.place(i).read_bytes()).digest())
+            found += [f"{path} is of {there!r}"] if there else []
+    if found:
+        names = "\n  ".join(shorten(found))
+        raise DataError(
+            f"{len(found)} of these {len(index.paths)} pictures are of another split than {split!r} in the model's run "
+            f"({Path(model).parent / MANIFEST}):\n  {names}"
+        )
 
 
 def _read_rows(model: Path, provenance: Mapping[str, Any]) -> list[Row] | None:
@@ -88,11 +122,12 @@ def _is_of(rows: Sequence[Row], index: Index, number: Mapping[str, int]) -> bool
     return 2 * same >= len(places)
 
 
-def _warn(index: Index, provenance: Mapping[str, Any], split: str) -> None:
+def _doubt(index: Index, provenance: Mapping[str, Any], split: str) -> str:
+    """Return why a split may not be the run's, "" where nothing says so."""
     trained_on = _digest(provenance)
     if index.assigned and split in ("val", "test") and trained_on and trained_on != index.digest():
-        talk().print(
-            f"warning: the {split} split was assigned now and is not that of the model's run: pictures that it was "
-            f"trained on may be among these. Keep the run's {MANIFEST} beside the model, or give that as DATA",
-            soft_wrap=True,
+        return (
+            f"the {split} split was assigned now and is not that of the model's run: pictures that it was "
+            f"trained on may be among these. Keep the run's {MANIFEST} beside the model, or give that as DATA"
         )
+    return ""

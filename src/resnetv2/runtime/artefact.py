@@ -24,9 +24,10 @@ from resnetv2.errors import ConfigError, ModelFileError
 from resnetv2.runtime.choice import AUTO
 from resnetv2.runtime.onnxmodel import model_parts, read_texts
 from resnetv2.runtime.session import Session
-from resnetv2.weights.modelfile import Golden, Header, parse_header
+from resnetv2.weights.likeness import VARIANCES, TrainingFeatures
+from resnetv2.weights.modelfile import Golden, Header, parse_header, read_likeness
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 KEY = "resnetv2"
 RUNTIMES = {".onnx": "onnx", ".xml": "openvino", ".pt2": "torch"}  # by ending
 PRECISIONS = {"float32": 1e-4, "int8": 5e-2}  # with what other machines may differ by, as part of the largest logit
@@ -37,9 +38,13 @@ _FIELDS: dict[str, type] = {
     "precision": str,
     "model": dict,
     "golden": dict,
+    "likeness": dict,
     "report": dict,
     "sha256": str,
 }
+_ADDED: dict[int, dict[str, Any]] = {
+    2: {"likeness": {}}
+}  # fields that a version brought, with what they are in older artefacts
 _XML = re.compile(rb'<resnetv2 value="([^"]*)"')
 _EXTRA = "extra/resnetv2.json"
 
@@ -53,6 +58,7 @@ class Artefact:
         header: of the model file that it was made of.
         golden: the model file's pictures; what is answered to them, for int8 by the artefact itself.
         report: what was measured before it was let out.
+        likeness: the model file's.
     """
 
     path: Path
@@ -60,6 +66,7 @@ class Artefact:
     header: Header
     golden: Golden
     report: Mapping[str, Any] = field(default_factory=dict)
+    likeness: TrainingFeatures | None = None
 
     @property
     def runtime(self) -> str:
@@ -105,10 +112,17 @@ def read_artefact(path: Path) -> Artefact:
         raise ModelFileError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     if text is None:
         raise ModelFileError(f"{path} is not an artefact that resnetv2 wrote: it has no header")
-    values, header, golden = _parse(path, text)
+    values, header, golden, likeness = _parse(path, text)
     if values["sha256"] != _digest(text.replace(values["sha256"], _UNSEALED), chunks):
         raise ModelFileError(f"{path} was changed after it was written: its SHA-256 does not match")
-    return Artefact(path=path, precision=values["precision"], header=header, golden=golden, report=values["report"])
+    return Artefact(
+        path=path,
+        precision=values["precision"],
+        header=header,
+        golden=golden,
+        report=values["report"],
+        likeness=likeness,
+    )
 
 
 def open_artefact(artefact: Artefact, runtime: str = AUTO, device: str = "auto") -> Session:
@@ -144,26 +158,33 @@ def open_artefact(artefact: Artefact, runtime: str = AUTO, device: str = "auto")
 def _to_text(artefact: Artefact) -> str:
     golden = {
         "pictures": [b64encode(picture).decode() for picture in artefact.golden.pictures],
-        "logits": b64encode(artefact.golden.logits.astype("<f4").tobytes()).decode(),
+        "logits": _to_base64(artefact.golden.logits),
     }
+    likeness = artefact.likeness.to_tensors() if artefact.likeness else {}
     values = {
         "kind": "artefact",
         "schema_version": SCHEMA_VERSION,
         "precision": artefact.precision,
         "model": artefact.header.to_dict(),
         "golden": golden,
+        "likeness": {name: _to_base64(value) for name, value in likeness.items()},
         "report": dict(artefact.report),
         "sha256": _UNSEALED,
     }
     return json.dumps(values, sort_keys=True)
 
 
-def _parse(path: Path, text: str) -> tuple[dict[str, Any], Header, Golden]:
+def _parse(path: Path, text: str) -> tuple[dict[str, Any], Header, Golden, TrainingFeatures | None]:
     try:
         values = json.loads(text)
+        version = values["schema_version"]
+        added = [fields for since, fields in _ADDED.items() if type(version) is int and version < since]
+        values = {**values, **{name: value for fields in added for name, value in fields.items()}}
         _check_fields(path, values)
         header = parse_header(path, values["model"])
-        return values, header, _golden(values["golden"], header.num_outputs)
+        tensors = {name: _from_base64(value) for name, value in values["likeness"].items()}
+        likeness = read_likeness(header, _shape(tensors, header.architecture.num_features))
+        return values, header, _golden(values["golden"], header.num_outputs), likeness
     except ModelFileError:
         raise
     except (ValueError, KeyError, TypeError, RecursionError) as error:
@@ -186,8 +207,21 @@ def _check_fields(path: Path, values: Any) -> None:
 
 def _golden(values: Mapping[str, Any], outputs: int) -> Golden:
     pictures = tuple(b64decode(picture, validate=True) for picture in values["pictures"])
-    logits = np.frombuffer(b64decode(values["logits"], validate=True), "<f4")
-    return Golden(pictures, logits.reshape(len(pictures), outputs).astype(np.float32))
+    logits = _from_base64(values["logits"])
+    return Golden(pictures, logits.reshape(len(pictures), outputs))
+
+
+def _shape(tensors: Mapping[str, np.ndarray], num_features: int) -> dict[str, np.ndarray]:
+    """Return arrays as they were: those of several numbers for each feature have rows."""
+    return {name: value if name == VARIANCES else value.reshape(-1, num_features) for name, value in tensors.items()}
+
+
+def _to_base64(array: np.ndarray) -> str:
+    return b64encode(array.astype("<f4").tobytes()).decode()
+
+
+def _from_base64(text: str) -> np.ndarray:
+    return np.frombuffer(b64decode(text, validate=True), "<f4").astype(np.float32)
 
 
 def _digest(text: str, chunks: Sequence[bytes | memoryview]) -> str:

@@ -72,6 +72,11 @@ class ExportedSession:
         check_layer(layer, [POOLED])
         return self._run(pictures)[FEATURES]
 
+    def with_features(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 (N, H, W, 3) RGB -> logits and pooled features; see ``Session``."""
+        outputs = self._run(pictures)
+        return check_finite(outputs.get(LOGITS, outputs[FEATURES])), outputs[FEATURES]
+
     @torch.inference_mode()
     def _run(self, pictures: np.ndarray) -> dict[str, np.ndarray]:
         with one_memory_error(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):

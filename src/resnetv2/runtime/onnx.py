@@ -36,25 +36,30 @@ class OnnxSession:
 
     def __call__(self, pictures: np.ndarray) -> np.ndarray:
         """uint8 (N, H, W, 3) RGB -> logits float32 (N, num_classes); see ``Session``."""
-        return check_finite(self._run("", LOGITS if self.config.num_classes else FEATURES, pictures))
+        return check_finite(self._run("", [LOGITS if self.config.num_classes else FEATURES], pictures)[0])
 
     def features(self, pictures: np.ndarray, layer: str = POOLED) -> np.ndarray:
         """uint8 (N, H, W, 3) RGB -> features of a layer, float32; see ``Session``."""
         check_layer(layer, [POOLED, *map_names(self.config)])
         if layer == POOLED:
-            return self._run("", FEATURES, pictures)
+            return self._run("", [FEATURES], pictures)[0]
         if layer not in self.sessions:
             model = self.model if isinstance(self.model, bytes) else self.model.read_bytes()
             self.sessions[layer] = _open(model + encode_output(layer))
-        return self._run(layer, layer, pictures)
+        return self._run(layer, [layer], pictures)[0]
 
-    def _run(self, session: str, output: str, pictures: np.ndarray) -> np.ndarray:
+    def with_features(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 (N, H, W, 3) RGB -> logits and pooled features; see ``Session``."""
+        logits, features = self._run("", [LOGITS if self.config.num_classes else FEATURES, FEATURES], pictures)
+        return check_finite(logits), features
+
+    def _run(self, session: str, outputs: list[str], pictures: np.ndarray) -> list[np.ndarray]:
         import onnxruntime
 
         options = onnxruntime.RunOptions()
         options.only_execute_path_to_fetches = True  # a map needs nothing of what comes after it
         with one_memory_error():
-            result: np.ndarray = self.sessions[session].run([output], {INPUT: pictures}, options)[0]
+            result: list[np.ndarray] = self.sessions[session].run(outputs, {INPUT: pictures}, options)
         return result
 
 

@@ -38,26 +38,33 @@ class OpenVinoSession:
 
     def __call__(self, pictures: np.ndarray) -> np.ndarray:
         """uint8 (N, H, W, 3) RGB -> logits float32 (N, num_classes); see ``Session``."""
-        return check_finite(self._run(LOGITS if self.config.num_classes else FEATURES, pictures))
+        return check_finite(self._run([LOGITS if self.config.num_classes else FEATURES], pictures)[0])
 
     def features(self, pictures: np.ndarray, layer: str = POOLED) -> np.ndarray:
         """uint8 (N, H, W, 3) RGB -> features of a layer, float32; see ``Session``."""
         check_layer(layer, [POOLED, *map_names(self.config)])
-        return self._run(FEATURES if layer == POOLED else layer, pictures)
+        return self._run([FEATURES if layer == POOLED else layer], pictures)[0]
 
-    def _run(self, output: str, pictures: np.ndarray) -> np.ndarray:
-        rows: list[Any] = [None] * len(pictures)
+    def with_features(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 (N, H, W, 3) RGB -> logits and pooled features; see ``Session``."""
+        logits, features = self._run([LOGITS if self.config.num_classes else FEATURES, FEATURES], pictures)
+        return check_finite(logits), features
+
+    def _run(self, outputs: list[str], pictures: np.ndarray) -> list[np.ndarray]:
+        """Return outputs of one graph: any of "logits" and "features", or one map."""
+        rows: list[list[Any]] = [[None] * len(pictures) for _ in outputs]
 
         def keep(request: Any, number: int) -> None:
-            rows[number] = request.get_tensor(output).data.copy()
+            for kept, output in zip(rows, outputs, strict=True):
+                kept[number] = request.get_tensor(output).data.copy()
 
         with one_memory_error():
-            queue = self._queue(output, "LATENCY" if len(pictures) == 1 else "THROUGHPUT")
+            queue = self._queue(outputs[0], "LATENCY" if len(pictures) == 1 else "THROUGHPUT")
             queue.set_callback(keep)
             for number in range(len(pictures)):
                 queue.start_async({0: pictures[number : number + 1]}, number)
             queue.wait_all()
-        return np.concatenate(rows)
+        return [np.concatenate(kept) for kept in rows]
 
     def _queue(self, output: str, hint: str) -> Any:
         import openvino

@@ -65,10 +65,25 @@ class TorchSession:
         names = map_names(self.model.config)
         check_layer(layer, [POOLED, *names])
         if layer == POOLED:
-            return self._run(
-                lambda x: self.model.forward_head(self.model.forward_features(x), pre_logits=True), pictures
-            )
+            return self._run(self._pooled, pictures)
         return self._run(lambda x: self.model.forward_maps(x)[names.index(layer)], pictures)
+
+    def with_features(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 (N, H, W, 3) RGB -> logits and pooled features; see ``Session``. They are never compiled."""
+        features = self._run(self._pooled, pictures)
+        return check_finite(self._classify(features)), features
+
+    def _pooled(self, x: Tensor) -> Tensor:
+        result: Tensor = self.model.forward_head(self.model.forward_features(x), pre_logits=True)
+        return result
+
+    @torch.inference_mode()
+    def _classify(self, features: np.ndarray) -> np.ndarray:
+        if not self.model.num_classes:
+            return features
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            result: np.ndarray = self.model.head.fc(torch.from_numpy(features).to(self.device)).float().cpu().numpy()
+        return result
 
     @torch.inference_mode()
     def _run(self, network: Callable[[Tensor], Tensor], pictures: np.ndarray) -> np.ndarray:

@@ -46,6 +46,10 @@ class Session(Protocol):
         """
         ...
 
+    def with_features(self, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return logits float32 (N, num_classes) and pooled features float32 (N, num_features), computed at once."""
+        ...
+
 
 def count_threads() -> int:
     """Return how many threads ``OMP_NUM_THREADS`` asks for, which PyTorch reads by itself; 0 where it does not say."""

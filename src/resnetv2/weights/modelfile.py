@@ -1,9 +1,10 @@
 """The model file: one ``.safetensors`` file that says what it is and can prove it.
 
-Its JSON header holds the schema version, task, architecture, preprocessing, classes, provenance and metrics. Its
-tensors are the weights by their names in ``ResNetV2``, and the golden samples: ``golden.picture.0`` … (the encoded
-bytes of small pictures) and ``golden.logits`` (what the network answers to them), so that decoding, resizing and
-network can all be replayed. A SHA-256 covers all of it. Works without torch.
+Its JSON header holds the schema version, task, architecture, preprocessing, classes, provenance, metrics and, once it
+is calibrated, the calibration. Its tensors are the weights by their names in ``ResNetV2``, and the golden samples:
+``golden.picture.0`` … (the encoded bytes of small pictures) and ``golden.logits`` (what the network answers to them),
+so that decoding, resizing and network can all be replayed; with a calibration, also ``likeness.means`` … of the
+training pictures. A SHA-256 covers all of it. Works without torch.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ from resnetv2.config import ResNetV2Config
 from resnetv2.errors import ConfigError, ModelFileError
 from resnetv2.preprocess import Preprocessing
 from resnetv2.tasks import check_task
+from resnetv2.weights.calibration import Calibration
+from resnetv2.weights.likeness import NAMES, TrainingFeatures
 from resnetv2.weights.sealed import read_seal, read_sealed, write_sealed
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 KIND = "model"
 _LOGITS, _PICTURE = "golden.logits", "golden.picture."
 _FIELDS: dict[str, type] = {
@@ -34,8 +37,12 @@ _FIELDS: dict[str, type] = {
     "classes": list,
     "provenance": dict,
     "metrics": dict,
+    "calibration": dict,
 }
-_ADDED = {2: {"task": "classification"}}  # fields that a version brought, with what they are in older files
+_ADDED: dict[int, dict[str, Any]] = {
+    2: {"task": "classification"},
+    3: {"calibration": {}},
+}  # fields that a version brought, with what they are in older files
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +55,7 @@ class Header:
     task: str = "classification"  # of TASKS: what the logits mean
     provenance: Mapping[str, Any] = field(default_factory=dict)  # source, licence, recipe, data
     metrics: Mapping[str, Any] = field(default_factory=dict)  # measured figures, each with its n
+    calibration: Calibration | None = None  # of these weights
 
     def __post_init__(self) -> None:
         if self.architecture.in_chans != 3:
@@ -58,11 +66,17 @@ class Header:
         if len(set(self.classes)) != len(self.classes):
             twice = [repr(name) for name, times in Counter(self.classes).items() if times > 1]
             raise ConfigError(f"class names must differ from each other: {', '.join(twice[:12])} more than once")
+        if self.calibration is not None and (self.task != "classification" or len(self.classes) < 2):
+            raise ConfigError("calibration is for networks that give one class of several")
 
     @property
     def num_outputs(self) -> int:
         """Numbers that the network answers with: logits, or pooled features without a head."""
         return self.architecture.num_classes or self.architecture.num_features
+
+    def scale(self, logits: np.ndarray) -> np.ndarray:
+        """Return logits divided by the temperature that they were calibrated with, if they were."""
+        return logits if self.calibration is None else self.calibration.scale(logits)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON header."""
@@ -75,6 +89,7 @@ class Header:
             "classes": list(self.classes),
             "provenance": dict(self.provenance),
             "metrics": dict(self.metrics),
+            "calibration": self.calibration.to_dict() if self.calibration else {},
         }
 
 
@@ -88,11 +103,15 @@ class Golden:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """The whole content of a model file; weights by name."""
+    """The whole content of a model file; weights by name.
+
+    ``likeness`` is there if and only if the header has a calibration.
+    """
 
     header: Header
     weights: Mapping[str, np.ndarray]
     golden: Golden
+    likeness: TrainingFeatures | None = None
 
 
 def write_model_file(path: Path, model: ModelFile) -> None:
@@ -101,7 +120,7 @@ def write_model_file(path: Path, model: ModelFile) -> None:
     Raises:
         Error: the file system refused; ``path`` is as it was.
     """
-    tensors = dict(model.weights)
+    tensors = {**model.weights, **(model.likeness.to_tensors() if model.likeness else {})}
     for number, picture in enumerate(model.golden.pictures):
         tensors[f"{_PICTURE}{number}"] = np.frombuffer(picture, np.uint8)
     tensors[_LOGITS] = model.golden.logits.astype(np.float32)
@@ -131,7 +150,25 @@ def read_model_file(path: Path) -> ModelFile:
     pictures = [tensors.pop(f"{_PICTURE}{number}", None) for number in range(count)]
     if logits.shape != (count, header.num_outputs) or any(p is None for p in pictures):
         raise ModelFileError(f"{path} is damaged: its golden samples are not whole")
-    return ModelFile(header, tensors, Golden(tuple(p.tobytes() for p in pictures if p is not None), logits))
+    kept = {name: tensors.pop(name) for name in NAMES if name in tensors}
+    try:
+        likeness = read_likeness(header, kept)
+    except ConfigError as error:
+        raise ModelFileError(f"{path} is damaged: {error}") from error
+    return ModelFile(header, tensors, Golden(tuple(p.tobytes() for p in pictures if p is not None), logits), likeness)
+
+
+def read_likeness(header: Header, tensors: Mapping[str, np.ndarray]) -> TrainingFeatures | None:
+    """Return the features of the training pictures that belong to a calibration; None where there is none.
+
+    Raises:
+        ConfigError: they are not whole, or there is no calibration that they belong to.
+    """
+    if header.calibration is not None:
+        return TrainingFeatures.from_tensors(tensors, header.architecture.num_features)
+    if tensors:
+        raise ConfigError("it holds features of training pictures, but no calibration")
+    return None
 
 
 def parse_header(path: Path, values: Mapping[str, Any]) -> Header:
@@ -156,6 +193,7 @@ def parse_header(path: Path, values: Mapping[str, Any]) -> Header:
             task=values["task"],
             provenance=values["provenance"],
             metrics=values["metrics"],
+            calibration=Calibration.from_dict(values["calibration"]) if values["calibration"] else None,
         )
     except ModelFileError:
         raise
