@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,13 @@ import numpy as np
 
 from resnetv2.console import Counter
 from resnetv2.data.check import check_policy
+from resnetv2.data.index import Samples
 from resnetv2.errors import ConfigError
 from resnetv2.evaluation.answers import ask, find_pictures
 from resnetv2.evaluation.classification import classification_report
+from resnetv2.evaluation.mistakes import Shown
 from resnetv2.evaluation.multilabel import multilabel_report
-from resnetv2.evaluation.page import Shown, write_page
+from resnetv2.evaluation.page import write_page
 from resnetv2.evaluation.regression import regression_report
 from resnetv2.explanation import check_method, heat_map, stretch, takes_gradients
 from resnetv2.inference import Classifier, read_model
@@ -73,25 +75,40 @@ def evaluate(
     loaded = model if isinstance(model, Classifier) else read_model(model)
     name = "" if isinstance(model, Classifier) else str(model)
     pictures = find_pictures(loaded.header, name, data, split, on_bad_image)
-    samples, header = pictures.samples, loaded.header
+    samples = pictures.samples
     classifier = (
         loaded if isinstance(loaded, Classifier) else Classifier.from_file(loaded, device, runtime, len(samples))
     )
-    logits = ask(classifier, samples, batch_size=batch_size, tta=tta, progress=progress)
-    report = {
-        "model": name,
-        "data": str(data),
-        "split": split,
-        "tta": tta,
-        "task": header.task,
-        **make_report(header.task, logits, samples.labels, header.classes),
-        "skipped": pictures.skipped,
-    }
+    asked = {"model": name, "data": str(data), "split": split, "tta": tta}
+    report, logits = measure(classifier, samples, asked, batch_size, progress)
+    report["skipped"] = pictures.skipped
     if html is not None:
         if not takes_gradients(classifier) and isinstance(loaded, ModelFile) and find_spec("torch"):
             classifier = Classifier.from_file(loaded, device, "torch")
-        write_page(Path(html), Shown(report, header, pictures.index, logits, _heat(classifier)))
+        write_page(Path(html), Shown(report, loaded.header, pictures.index, logits, heat_of(classifier)))
     return report
+
+
+def measure(
+    classifier: Classifier,
+    samples: Samples,
+    asked: Mapping[str, Any],
+    batch_size: int = 32,
+    progress: Counter | None = None,
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Return the report of a classifier on pictures, and its logits (N, K).
+
+    Args:
+        classifier: the model.
+        samples: the pictures, with labels numbered as the model's classes are.
+        asked: "model", "data", "split" and "tta", as the report has them.
+        batch_size: pictures at a time.
+        progress: called with the pictures done and the total.
+    """
+    header = classifier.header
+    logits = ask(classifier, samples, batch_size=batch_size, tta=asked["tta"], progress=progress)
+    figures = make_report(header.task, logits, samples.labels, header.classes)
+    return {**asked, "task": header.task, **figures, "skipped": []}, logits
 
 
 def make_report(task: str, logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
@@ -101,7 +118,7 @@ def make_report(task: str, logits: np.ndarray, labels: np.ndarray, classes: Sequ
     return (multilabel_report if task == "multilabel" else classification_report)(logits, labels, classes)
 
 
-def _heat(classifier: Classifier) -> Callable[[np.ndarray, int], np.ndarray] | None:
+def heat_of(classifier: Classifier) -> Callable[[np.ndarray, int], np.ndarray] | None:
     """Return what shows where the network sees a class, None where there are no gradients to tell it from."""
     if not takes_gradients(classifier):
         return None
