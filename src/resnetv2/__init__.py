@@ -17,6 +17,8 @@ _PUBLIC = {
     "ConvertError": "errors",
     "DataError": "errors",
     "DownloadError": "errors",
+    "Embedded": "embedding.run",
+    "Embedding": "inference",
     "Error": "errors",
     "Interrupted": "errors",
     "MissingExtra": "errors",
@@ -32,6 +34,7 @@ _PUBLIC = {
     "convert": "published",
     "create_model": "creation",
     "demo": "digits",
+    "embed": "embedding.run",
     "evaluate": "evaluation.run",
     "explain": "explanation",
     "export": "exporting",
@@ -52,6 +55,8 @@ __all__ = [
     "ConvertError",
     "DataError",
     "DownloadError",
+    "Embedded",
+    "Embedding",
     "Error",
     "Interrupted",
     "MissingExtra",
@@ -68,6 +73,7 @@ __all__ = [
     "convert",
     "create_model",
     "demo",
+    "embed",
     "evaluate",
     "explain",
     "export",
@@ -89,6 +95,7 @@ if TYPE_CHECKING:
     from resnetv2.data.packing import pack
     from resnetv2.diagnosis import check
     from resnetv2.digits import demo
+    from resnetv2.embedding.run import Embedded, embed
     from resnetv2.errors import (
         ConfigError,
         ConvertError,
@@ -103,7 +110,7 @@ if TYPE_CHECKING:
     from resnetv2.evaluation.run import evaluate
     from resnetv2.explanation import explain
     from resnetv2.exporting import export
-    from resnetv2.inference import Classifier, Prediction, info, load, predict, verify
+    from resnetv2.inference import Classifier, Embedding, Prediction, info, load, predict, verify
     from resnetv2.model import ResNetV2
     from resnetv2.preprocess import Preprocessing
     from resnetv2.published import convert, fetch

@@ -18,6 +18,7 @@ from resnetv2.cli import (
     compare,
     convert,
     demo,
+    embed,
     evaluate,
     explain,
     export,
@@ -33,7 +34,7 @@ from resnetv2.cli import (
 from resnetv2.errors import Error, Interrupted
 
 COMMANDS = (  # in the order in which a newcomer meets them
-    *(demo, check, find_lr, train, evaluate, compare, predict, explain, export, verify),
+    *(demo, check, find_lr, train, evaluate, compare, predict, explain, embed, export, verify),
     *(info, models, fetch, convert, pack),
 )
 _LONGEST = 8_000  # characters of a message

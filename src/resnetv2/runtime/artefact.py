@@ -53,6 +53,7 @@ class Artefact:
         header: of the model file that it was made of.
         golden: the model file's pictures; what is answered to them, for int8 by the artefact itself.
         report: what was measured before it was let out.
+        sha256: of all of it, once it is written.
     """
 
     path: Path
@@ -60,6 +61,7 @@ class Artefact:
     header: Header
     golden: Golden
     report: Mapping[str, Any] = field(default_factory=dict)
+    sha256: str = ""
 
     @property
     def runtime(self) -> str:
@@ -108,7 +110,8 @@ def read_artefact(path: Path) -> Artefact:
     values, header, golden = _parse(path, text)
     if values["sha256"] != _digest(text.replace(values["sha256"], _UNSEALED), chunks):
         raise ModelFileError(f"{path} was changed after it was written: its SHA-256 does not match")
-    return Artefact(path=path, precision=values["precision"], header=header, golden=golden, report=values["report"])
+    told = {name: values[name] for name in ("precision", "report", "sha256")}
+    return Artefact(path=path, header=header, golden=golden, **told)
 
 
 def open_artefact(artefact: Artefact, runtime: str = AUTO, device: str = "auto") -> Session:
