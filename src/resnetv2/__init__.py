@@ -40,11 +40,14 @@ _PUBLIC = {
     "export": "exporting",
     "fetch": "published",
     "find_lr": "training.find_lr",
+    "from_pretrained": "repository.folder",
     "info": "inference",
     "list_models": "weights.catalogue",
     "load": "inference",
     "pack": "data.packing",
     "predict": "inference",
+    "push_to_hub": "repository.folder",
+    "save_pretrained": "repository.folder",
     "train": "training.run",
     "verify": "inference",
 }
@@ -79,11 +82,14 @@ __all__ = [
     "export",
     "fetch",
     "find_lr",
+    "from_pretrained",
     "info",
     "list_models",
     "load",
     "pack",
     "predict",
+    "push_to_hub",
+    "save_pretrained",
     "train",
     "verify",
 ]
@@ -115,6 +121,7 @@ if TYPE_CHECKING:
     from resnetv2.preprocess import Preprocessing
     from resnetv2.published import convert, fetch
     from resnetv2.recipes import TrainConfig
+    from resnetv2.repository.folder import from_pretrained, push_to_hub, save_pretrained
     from resnetv2.training.find_lr import find_lr
     from resnetv2.training.run import train
     from resnetv2.weights.catalogue import list_models
