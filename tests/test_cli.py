@@ -42,7 +42,8 @@ def test_help_lists_every_command_and_each_has_help():
 
 
 @pytest.mark.parametrize(
-    "name", ["train", "check", "evaluate", "predict", "verify", "info", "demo", "fetch", "convert", "pack", "embed"]
+    "name",
+    ["train", "check", "evaluate", "predict", "verify", "info", "demo", "fetch", "convert", "pack", "embed", "search"],
 )
 def test_every_command_equals_one_public_function_with_the_same_argument_names(name):
     options = {action.dest for action in subparsers()[name]._actions} - {"help", "json"}

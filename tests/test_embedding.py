@@ -197,7 +197,7 @@ def test_many_pictures_are_written_in_parts_and_progress_is_told(model, data, tm
 
 def test_what_cannot_be_is_refused_and_leaves_no_file(model, data, tmp_path, monkeypatch):
     out = tmp_path / "x.npz"
-    with pytest.raises(ConfigError, match=r"features are written as \.parquet or \.npz, got x\.csv"):
+    with pytest.raises(ConfigError, match=r"features are written as \.parquet, \.npz, \.index, got x\.csv"):
         resnetv2.embed(model, [data], out="x.csv")
     with pytest.raises(ConfigError, match="no layer 'stage9' here: choose from pooled, stage1"):
         resnetv2.embed(model, [data], out=out, layer="stage9", device="cpu")

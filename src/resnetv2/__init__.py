@@ -21,6 +21,7 @@ _PUBLIC = {
     "Embedding": "inference",
     "Error": "errors",
     "Interrupted": "errors",
+    "Match": "embedding.lookup",
     "MissingExtra": "errors",
     "ModelFileError": "errors",
     "Prediction": "inference",
@@ -48,6 +49,7 @@ _PUBLIC = {
     "predict": "inference",
     "push_to_hub": "repository.folder",
     "save_pretrained": "repository.folder",
+    "search": "embedding.lookup",
     "train": "training.run",
     "verify": "inference",
 }
@@ -62,6 +64,7 @@ __all__ = [
     "Embedding",
     "Error",
     "Interrupted",
+    "Match",
     "MissingExtra",
     "ModelFileError",
     "Prediction",
@@ -90,6 +93,7 @@ __all__ = [
     "predict",
     "push_to_hub",
     "save_pretrained",
+    "search",
     "train",
     "verify",
 ]
@@ -101,6 +105,7 @@ if TYPE_CHECKING:
     from resnetv2.data.packing import pack
     from resnetv2.diagnosis import check
     from resnetv2.digits import demo
+    from resnetv2.embedding.lookup import Match, search
     from resnetv2.embedding.run import Embedded, embed
     from resnetv2.errors import (
         ConfigError,

@@ -28,13 +28,14 @@ from resnetv2.cli import (
     models,
     pack,
     predict,
+    search,
     train,
     verify,
 )
 from resnetv2.errors import Error, Interrupted
 
 COMMANDS = (  # in the order in which a newcomer meets them
-    *(demo, check, find_lr, train, evaluate, compare, predict, explain, embed, export, verify),
+    *(demo, check, find_lr, train, evaluate, compare, predict, explain, embed, search, export, verify),
     *(info, models, fetch, convert, pack),
 )
 _LONGEST = 8_000  # characters of a message

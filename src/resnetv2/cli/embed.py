@@ -12,12 +12,13 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "embed",
         help="write what a network makes of pictures: features for search, clusters and other models",
-        description="Write the features of pictures and folders of pictures into a table, a row for each, in order. "
+        description="Write the features of pictures and folders of pictures into a table, a row for each, in order, "
+        "or into an index. "
         "One that cannot be read has its error in its row, the others their features, and the exit code is 2.",
     )
     parser.add_argument("model", metavar="MODEL", help="model file or artefact, such as RUN/best.safetensors")
     parser.add_argument("pictures", nargs="+", metavar="PICTURE_OR_FOLDER", help="picture files, or folders of them")
-    parser.add_argument("--out", required=True, metavar="FILE", help="new file, .parquet or .npz")
+    parser.add_argument("--out", required=True, metavar="FILE", help="new file: .parquet, .npz, or .index to search in")
     parser.add_argument(
         "--layer",
         default="pooled",

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from resnetv2.console import Counter
-from resnetv2.embedding.tables import TABLES, describe_tables
+from resnetv2.embedding.index import write_index
+from resnetv2.embedding.tables import Write, write_npz, write_parquet
 from resnetv2.errors import ConfigError, Error
 from resnetv2.files import replace_file
 from resnetv2.inference import Classifier, Embedding, expand, read_model
@@ -23,6 +24,7 @@ from resnetv2.weights.modelfile import ModelFile
 from resnetv2.weights.sealed import digest_of
 
 SCHEMA_VERSION = 1
+FORMATS: dict[str, Write] = {".parquet": write_parquet, ".npz": write_npz, ".index": write_index}
 _ROWS = 1024  # written at once: 8 MB of ResNet50-v2's features
 
 
@@ -32,7 +34,7 @@ class Embedded:
 
     Attributes:
         out: the file.
-        pictures: rows in it, one for each picture, in order.
+        pictures: those that were asked for.
         width: numbers in a row.
         unreadable: the pictures whose row has an error instead.
     """
@@ -59,15 +61,15 @@ def embed(
     runtime: str = AUTO,
     progress: Counter | None = None,
 ) -> Embedded:
-    """Write the features of pictures and folders of pictures into a table, a row for each, in order.
+    """Write the features of pictures and folders of pictures into a table, a row for each, in order, or into an index.
 
-    Memory does not grow with the number of pictures. The file appears when it is whole. It says whose features it
-    holds: the model's name and identity, the layer, and how pictures were prepared; see docs/embed.md.
+    Memory does not grow with the number of pictures, but for an index. The file appears when it is whole. It says whose
+    features it holds: the model's name and identity, the layer, and how pictures were prepared; see docs/embed.md.
 
     Args:
         model: a model file, an artefact, or published weights by name.
         pictures: files and folders; folders are searched through.
-        out: the new file, .parquet or .npz.
+        out: the new file: .parquet or .npz, or .index for ``search``, which has no row for what cannot be read.
         layer: "pooled" is what the network's head classifies; of "stage1", "stage2" … the mean over the map's places.
             An artefact for torch has "pooled" alone.
         normalize: scale every row to length 1.
@@ -79,7 +81,7 @@ def embed(
         ConfigError: another ending, or no such layer, device or runtime.
         DataError: a folder holds no pictures. A picture that cannot be read has its error in its row instead.
         ModelFileError: see ``Classifier.load``.
-        MissingExtra: .parquet needs pyarrow.
+        MissingExtra: .parquet needs pyarrow, .index usearch.
         Error: ``out`` exists, or the file system refused.
     """
     out = Path(out)
@@ -99,7 +101,7 @@ def embed(
         "preprocessing": classifier.header.preprocessing.to_dict(),
     }
     done, unreadable = 0, []
-    with replace_file(out) as temporary, TABLES[out.suffix](temporary, header, len(paths), width) as add:
+    with replace_file(out) as temporary, FORMATS[out.suffix](temporary, header, len(paths), width) as add:
         answers = classifier.embed(paths, layer, normalize)
         while rows := list(islice(answers, _ROWS)):
             add(rows)
@@ -126,7 +128,7 @@ def identify(file: ModelFile | Artefact) -> str:
 
 
 def _check_out(out: Path) -> None:
-    if out.suffix not in TABLES:
-        raise ConfigError(f"features are written as {describe_tables()}, got {out}")
+    if out.suffix not in FORMATS:
+        raise ConfigError(f"features are written as {', '.join(FORMATS)}, got {out}")
     if os.path.lexists(out):
         raise Error(f"{out} exists: choose another --out")

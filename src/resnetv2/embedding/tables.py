@@ -20,7 +20,7 @@ from resnetv2.inference import Embedding
 
 KEY = "resnetv2"  # of the header
 Add = Callable[[Sequence[Embedding]], None]
-Table = Callable[[Path, Mapping[str, Any], int, int], AbstractContextManager[Add]]
+Write = Callable[[Path, Mapping[str, Any], int, int], AbstractContextManager[Add]]
 
 
 @contextmanager
@@ -69,14 +69,6 @@ def write_npz(path: Path, header: Mapping[str, Any], count: int, width: int) -> 
         for name, value in (("paths", paths), ("errors", errors), ("header", json.dumps(header))):
             with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
                 npy.write_array(member, np.array(value, np.str_), allow_pickle=False)
-
-
-TABLES: dict[str, Table] = {".parquet": write_parquet, ".npz": write_npz}
-
-
-def describe_tables() -> str:
-    """Return the endings, for a message."""
-    return " or ".join(TABLES)
 
 
 def spell(text: str) -> str:
