@@ -1,9 +1,10 @@
-"""What evaluation costs beside the network: figures against bare inference, and the page of many pictures."""
+"""What evaluation costs beside the network: figures against bare inference, page and report of many pictures."""
 
 import argparse
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,25 +15,37 @@ import resnetv2
 from resnetv2.config import architecture
 from resnetv2.data.index import read_index
 from resnetv2.data.load import Loader
-from resnetv2.evaluation.page import Shown, write_page
-from resnetv2.evaluation.run import make_report
+from resnetv2.evaluation.mistakes import Shown
+from resnetv2.evaluation.page import write_page
+from resnetv2.evaluation.run import heat_of, make_report
 from resnetv2.inference import Classifier
 from resnetv2.model import ResNetV2
 from resnetv2.preprocess import Preprocessing
 from resnetv2.runtime.pytorch import TorchSession
+from resnetv2.training.record import read_record
+from resnetv2.training.report import MISTAKES, show_run
 from resnetv2.weights.modelfile import Header
 
 CLASSES = tuple(f"class {i}" for i in range(10))
 
 
-def write_pictures(root, count, size):
+def write_pictures(root, count, size, split="test"):
     rng = np.random.default_rng(0)
     for i in range(count):
-        folder = root / "test" / CLASSES[i % len(CLASSES)]
+        folder = root / split / CLASSES[i % len(CLASSES)]
         folder.mkdir(parents=True, exist_ok=True)
         pixels = rng.integers(0, 256, (size // 8, size // 8, 3), np.uint8)
         Image.fromarray(pixels).resize((size, size)).save(folder / f"{i}.jpg")
     return root
+
+
+def small_run(folder):
+    """Return the record of a run of a few steps: what a report reads beside the answers."""
+    for split in ("train", "val"):
+        write_pictures(folder / "small", 40, 32, split)
+    small = {"arch": "resnet18v2", "epochs": 2, "image_size": 32, "device": "cpu"}
+    out = resnetv2.train(folder / "small", out=folder / "run", set={"model": {"width_factor": 0.25}}, **small).out
+    return read_record(out, str(folder / "small"))
 
 
 def measure(function):
@@ -69,7 +82,7 @@ def main():
         index = read_index(data)
         index = index.take(rng.integers(0, args.pictures, args.page).tolist())
         logits = 2 * np.eye(len(CLASSES))[index.labels] + rng.normal(size=(args.page, len(CLASSES)))
-        pages = []
+        record, pages, reports = small_run(Path(folder)), [], []
         for _ in range(args.repeats):
 
             def page():
@@ -77,12 +90,20 @@ def main():
                 report |= make_report("classification", logits, index.labels, CLASSES) | {"skipped": []}
                 write_page(Path(folder) / "page.html", Shown(report, header, index, logits))
 
+            def whole_report():
+                report = {"model": "m", "data": "d", "split": "test", "tta": None, "task": "classification"}
+                report |= make_report("classification", logits, index.labels, CLASSES) | {"skipped": []}
+                trained = replace(header, provenance={"data": {"pictures": index.counts()}})
+                show_run(record, index, Shown(report, trained, index, logits, heat_of(classifier), MISTAKES))
+
             pages.append(measure(page))
+            reports.append(measure(whole_report))
     print("| what | median | min – max | n |\n| --- | --- | --- | --- |")
     for what, values, form in (
         (f"bare inference, {args.pictures:,} pictures of {args.image_size} pixels, s", seconds, "{:.1f}"),
         ("evaluate ÷ bare", ratios, "{:.3f}"),
         (f"figures and page of {args.page:,} pictures, s", pages, "{:.2f}"),
+        (f"figures, report with heat maps and card of a run, {args.page:,} pictures, s", reports, "{:.2f}"),
     ):
         low, high = form.format(min(values)), form.format(max(values))
         print(f"| {what} | {form.format(statistics.median(values))} | {low} – {high} | {len(values)} |")

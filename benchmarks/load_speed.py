@@ -1,9 +1,9 @@
 """Time how fast JPEGs become training batches: our loader against PyTorch's DataLoader, Grain and bare loops.
 
-Every side decodes the same files with Pillow, takes a random resized crop and mirrors half of them. "bare" is the sum
-of the rates of single-thread loops run one after the other, without any loader: as much as the processors can give if
-they do not disturb each other. The sides take turns, so whatever else the machine does falls on all. Prints a Markdown
-table. Grain is timed where it is installed.
+Every side decodes the same files, takes a random resized crop and mirrors half of them; what is not ours does so with
+Pillow, as timm does. "bare" is the sum of the rates of single-thread loops run one after the other, without any
+loader: as much as the processors can give if they do not disturb each other. The sides take turns, so whatever else
+the machine does falls on all. Prints a Markdown table. Grain is timed where it is installed.
 
     python benchmarks/load_speed.py --repeats 5
 """
@@ -22,6 +22,7 @@ from PIL import Image
 
 from resnetv2.data.augment import Augment
 from resnetv2.data.crews import Budget
+from resnetv2.data.decoding import Decoder, Task
 from resnetv2.data.index import read_index
 from resnetv2.data.load import Loader
 from resnetv2.preprocess import Preprocessing
@@ -76,14 +77,25 @@ class Pictures:
 
 
 def bare(samples, size, _batch, workers):
-    """Return the pictures a second of ``workers`` loops, each alone on the machine, added up."""
-    pictures, rate = Pictures(samples, size), 0.0
+    """Return the pictures a second of ``workers`` loops with Pillow, each alone on the machine, added up."""
+    return alone(Pictures(samples, size).__getitem__, len(samples), workers)
+
+
+def bare_ours(samples, size, _batch, workers):
+    """Return the same with our decoder."""
+    decoder = Decoder(Preprocessing(image_size=size, resize=size), augment(), size)
+    return alone(lambda index: decoder(Task(index, samples.paths[index], (index,))), len(samples), workers)
+
+
+def alone(read, count, workers):
+    """Return the pictures a second of ``workers`` loops over ``count`` pictures, one after the other, added up."""
+    total = 0.0
     for worker in range(workers):
-        start, indices = time.perf_counter(), range(worker, len(pictures), workers)
+        start, indices = time.perf_counter(), range(worker, count, workers)
         for index in indices:
-            pictures[index]
-        rate += len(indices) / (time.perf_counter() - start)
-    return rate
+            read(index)
+        total += len(indices) / (time.perf_counter() - start)
+    return total
 
 
 def rate(batches, pictures_of):
@@ -95,11 +107,14 @@ def rate(batches, pictures_of):
     return count / (time.perf_counter() - start)
 
 
+def augment(dct_scaling=True):
+    return Augment(scale=SCALE, ratio=RATIO, hflip=0.5, dct_scaling=dct_scaling, resize=choose_resize())
+
+
 def ours(samples, size, batch, workers, dct_scaling=True, budget=0, worker_type="threads"):
     """Return the pictures a second of an epoch; with a budget of the second one."""
-    augment = Augment(scale=SCALE, ratio=RATIO, hflip=0.5, dct_scaling=dct_scaling, resize=choose_resize())
     settings = Preprocessing(image_size=size, resize=size)
-    loader = Loader(samples, batch, settings, augment, 0, workers, Budget(budget), worker_type=worker_type)
+    loader = Loader(samples, batch, settings, augment(dct_scaling), 0, workers, Budget(budget), worker_type=worker_type)
     if budget or worker_type == "processes":  # what is kept, or started, for all epochs
         list(loader.batches())
     return rate(loader.batches(epoch=1), lambda batch: len(batch.labels))
@@ -138,6 +153,7 @@ def main():
     arguments = parser.parse_args()
     sides = {
         "bare": bare,
+        "bare, our decoder": bare_ours,
         "ours": ours,
         "ours, whole decode": lambda *a: ours(*a, dct_scaling=False),
         "ours, processes": lambda *a: ours(*a, worker_type="processes"),
@@ -158,13 +174,20 @@ def main():
             for name, side in sides.items():
                 rates[name].append(side(samples, arguments.image_size, arguments.batch, arguments.workers))
     print(
-        "| side | pictures/s, median | ÷ bare | ÷ DataLoader, median (min–max) |", "| --- | --- | --- | --- |", sep="\n"
+        "| side | pictures/s, median | ÷ bare | ÷ bare, our decoder | ÷ DataLoader, median (min–max) |\n"
+        "| --- | --- | --- | --- | --- |"
     )
     for name, values in rates.items():
-        ratios = [a / b for a, b in zip(values, rates["DataLoader"], strict=True)]
-        share = statistics.median(a / b for a, b in zip(values, rates["bare"], strict=True))
-        spread = f"{statistics.median(ratios):.2f} ({min(ratios):.2f}–{max(ratios):.2f})"
-        print(f"| {name} | {statistics.median(values):.0f} | {share:.2f} | {spread} |")
+        (plain, _), (ours_alone, _), (share, spread) = (
+            compare(values, rates[other]) for other in ("bare", "bare, our decoder", "DataLoader")
+        )
+        print(f"| {name} | {statistics.median(values):.0f} | {plain} | {ours_alone} | {share} ({spread}) |")
+
+
+def compare(values, others):
+    """Return the median ratio of two sides' turns, and its range."""
+    ratios = [a / b for a, b in zip(values, others, strict=True)]
+    return f"{statistics.median(ratios):.2f}", f"{min(ratios):.2f}–{max(ratios):.2f}"
 
 
 if __name__ == "__main__":

@@ -1,10 +1,15 @@
 """A web server on this machine whose faults are chosen, and which counts what is asked of it."""
 
+import base64
 import contextlib
+import hashlib
+import json
 import re
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+COMMIT = "c" * 40  # of everything that is pushed here
 
 
 @dataclass
@@ -46,6 +51,61 @@ class Handler(BaseHTTPRequestHandler):
         if self.command == "GET" and body:
             self.send(file, body)
 
+    def do_POST(self):
+        """Answer as the Hugging Face hub answers ``create_repo`` and ``upload_folder``."""
+        server, path = self.server, self.path
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        server.asked.append((self.command, path, self.headers.get("Authorization", "")))
+        if server.token and self.headers.get("Authorization") != f"Bearer {server.token}":
+            self.answer({"error": "Invalid username or password."}, 401)
+        elif path == "/api/repos/create":
+            self.answer({"url": server.url(f"/{json.loads(body)['organization']}/{json.loads(body)['name']}")})
+        elif path == "/api/validate-yaml":
+            self.answer({"errors": [], "warnings": []})
+        elif "/preupload/" in path:
+            names = [file["path"] for file in json.loads(body)["files"]]
+            modes = ["lfs" if name.endswith(".safetensors") else "regular" for name in names]
+            files = [{"path": n, "uploadMode": m, "shouldIgnore": False} for n, m in zip(names, modes, strict=True)]
+            self.answer({"files": files})
+        elif path.endswith(".git/info/lfs/objects/batch"):
+            found = [
+                {**o, "actions": {"upload": {"href": server.url(f"/lfs/{o['oid']}")}}}
+                for o in json.loads(body)["objects"]
+            ]
+            self.answer({"transfer": "basic", "objects": found})
+        elif commit := re.fullmatch(r"/api/models/(.+)/commit/main", path):
+            self.commit(commit[1], [json.loads(line) for line in body.splitlines()])
+        else:
+            self.answer({"error": f"no such address {path}"}, 404)
+
+    def do_PUT(self):
+        self.server.asked.append((self.command, self.path, ""))
+        self.server.uploads[self.path] = self.rfile.read(int(self.headers["Content-Length"]))
+        self.answer({})
+
+    def commit(self, repo, lines):
+        """Keep the files of a commit where the hub would let one download them."""
+        for line in lines:
+            value = line["value"]
+            if line["key"] == "file":
+                body = base64.b64decode(value["content"])
+            elif line["key"] == "lfsFile":
+                body = self.server.uploads[f"/lfs/{value['oid']}"]
+                assert hashlib.sha256(body).hexdigest() == value["oid"]
+            else:
+                continue
+            etag, headers = hashlib.sha256(body).hexdigest(), {"X-Repo-Commit": COMMIT}
+            self.server.files[f"/{repo}/resolve/main/{value['path']}"] = Served(body, etag=f'"{etag}"', headers=headers)
+        self.answer({"success": True, "commitOid": COMMIT, "commitUrl": self.server.url(f"/{repo}/commit/{COMMIT}")})
+
+    def answer(self, value, status=200):
+        body = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
     def part(self, file):
         asked = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         same = file.blind or self.headers.get("If-Range", file.etag) == file.etag
@@ -76,6 +136,7 @@ def serving(context=None):
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     server.files, server.asked, server.sent, server.absent = {}, [], 0, {}
+    server.uploads, server.token = {}, ""
     server.release = threading.Event()
     scheme = "http"
     if context:

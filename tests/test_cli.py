@@ -43,7 +43,11 @@ def test_help_lists_every_command_and_each_has_help():
 
 
 @pytest.mark.parametrize(
-    "name", ["train", "check", "evaluate", "calibrate", "predict", "verify", "info", "demo", "fetch", "convert", "pack"]
+    "name",
+    [
+        *("train", "check", "evaluate", "calibrate", "predict", "verify", "info", "demo", "fetch", "convert", "pack"),
+        *("embed", "search"),
+    ],
 )
 def test_every_command_equals_one_public_function_with_the_same_argument_names(name):
     options = {action.dest for action in subparsers()[name]._actions} - {"help", "json"}

@@ -1,25 +1,22 @@
 """The page of an evaluation: what it shows, that it fetches nothing, and that a browser sorts its table."""
 
 import re
-import shutil
-import subprocess
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from browser import CHROMIUM, browse, click_heads
 from pictures import write_dataset
 from test_sheet import NASTY, Page
 
 from resnetv2.config import architecture
 from resnetv2.data.index import read_index
-from resnetv2.evaluation.page import Shown, write_page
+from resnetv2.evaluation.mistakes import Shown
+from resnetv2.evaluation.page import write_page
 from resnetv2.evaluation.run import make_report
 from resnetv2.preprocess import Preprocessing
 from resnetv2.weights.modelfile import Header
 
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), ""
-)
 CLASSES = ("ant", "bee", "cat")
 
 
@@ -121,13 +118,6 @@ def test_nothing_is_fetched_and_only_the_page_s_own_script_may_run(tmp_path):
     )
 
 
-def browse(path, *flags):
-    """Open a page in Chromium; return its elements after its script ran, and what it complained of."""
-    words = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr", "--dump-dom", *flags]
-    done = subprocess.run([*words, path.as_uri()], capture_output=True, text=True, check=True, timeout=120)
-    return done.stdout, [line for line in done.stderr.splitlines() if "CONSOLE" in line]
-
-
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
 def test_a_browser_shows_the_page_without_complaint_and_its_script_is_allowed(tmp_path):
     path, text = page_of(tmp_path)
@@ -140,20 +130,9 @@ def test_a_browser_shows_the_page_without_complaint_and_its_script_is_allowed(tm
 
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
 def test_a_click_on_a_head_sorts_the_table(tmp_path):
-    path, text = page_of(tmp_path)
-    text = re.sub(r"script-src &#39;sha256-\S+&#39;", "script-src 'unsafe-inline'", text)
-    click = """<script>
-    const rows = () => [...document.querySelectorAll(".sortable tbody tr")].map(r => r.cells[COLUMN].dataset.value);
-    const button = document.querySelectorAll(".sortable th button")[COLUMN];
-    button.click(); const once = rows(); button.click();
-    document.title = JSON.stringify([once, rows()]);
-    </script></body>"""
+    path, _ = page_of(tmp_path)
     for column, read in ((0, str), (3, float)):
-        path.write_text(text.replace("</body>", click.replace("COLUMN", str(column))), encoding="utf-8")
-        elements, complaints = browse(path)
-        assert complaints == []
-        title = re.search(r"<title>(.*?)</title>", elements)[1]
-        once, twice = ([read(value) for value in values] for values in eval(title.replace("&quot;", '"')))
+        once, twice = ([read(value) for value in values] for values in click_heads(path, column))
         assert len(once) == 3
         assert once == sorted(once, reverse=True)
         assert twice == sorted(twice)

@@ -1,4 +1,6 @@
 import copy
+import subprocess
+import sys
 from functools import cache
 from math import ceil
 
@@ -836,3 +838,19 @@ def test_evonorm_brings_its_own_activation():
         assert (
             model.forward_features(torch.randn(1, 3, 64, 64)).min() < 0
         )  # a ReLU after it would leave nothing negative
+
+
+def test_building_a_network_for_weights_imports_no_compiler():
+    """It takes more than a second, and every command that runs by PyTorch would wait for it."""
+    code = (
+        "import sys, resnetv2, torch\n"
+        "from resnetv2.runtime.pytorch import build_model, weights_of\n"
+        "from resnetv2.config import ResNetV2Config\n"
+        "from resnetv2.model import ResNetV2\n"
+        "config = ResNetV2Config(depths=(1, 1, 1, 1), width_factor=0.25)\n"
+        "model = ResNetV2(config)\n"
+        "build_model(config, {name: value.detach().numpy() for name, value in weights_of(model).items()})\n"
+        "print('torch._dynamo' in sys.modules)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -17,8 +17,11 @@ _PUBLIC = {
     "ConvertError": "errors",
     "DataError": "errors",
     "DownloadError": "errors",
+    "Embedded": "embedding.run",
+    "Embedding": "inference",
     "Error": "errors",
     "Interrupted": "errors",
+    "Match": "embedding.lookup",
     "MissingExtra": "errors",
     "ModelFileError": "errors",
     "Prediction": "inference",
@@ -33,16 +36,21 @@ _PUBLIC = {
     "convert": "published",
     "create_model": "creation",
     "demo": "digits",
+    "embed": "embedding.run",
     "evaluate": "evaluation.run",
     "explain": "explanation",
     "export": "exporting",
     "fetch": "published",
     "find_lr": "training.find_lr",
+    "from_pretrained": "repository.folder",
     "info": "inference",
     "list_models": "weights.catalogue",
     "load": "inference",
     "pack": "data.packing",
     "predict": "inference",
+    "push_to_hub": "repository.folder",
+    "save_pretrained": "repository.folder",
+    "search": "embedding.lookup",
     "train": "training.run",
     "verify": "inference",
 }
@@ -53,8 +61,11 @@ __all__ = [
     "ConvertError",
     "DataError",
     "DownloadError",
+    "Embedded",
+    "Embedding",
     "Error",
     "Interrupted",
+    "Match",
     "MissingExtra",
     "ModelFileError",
     "Prediction",
@@ -70,16 +81,21 @@ __all__ = [
     "convert",
     "create_model",
     "demo",
+    "embed",
     "evaluate",
     "explain",
     "export",
     "fetch",
     "find_lr",
+    "from_pretrained",
     "info",
     "list_models",
     "load",
     "pack",
     "predict",
+    "push_to_hub",
+    "save_pretrained",
+    "search",
     "train",
     "verify",
 ]
@@ -91,6 +107,8 @@ if TYPE_CHECKING:
     from resnetv2.data.packing import pack
     from resnetv2.diagnosis import check
     from resnetv2.digits import demo
+    from resnetv2.embedding.lookup import Match, search
+    from resnetv2.embedding.run import Embedded, embed
     from resnetv2.errors import (
         ConfigError,
         ConvertError,
@@ -106,11 +124,12 @@ if TYPE_CHECKING:
     from resnetv2.evaluation.run import evaluate
     from resnetv2.explanation import explain
     from resnetv2.exporting import export
-    from resnetv2.inference import Classifier, Prediction, info, load, predict, verify
+    from resnetv2.inference import Classifier, Embedding, Prediction, info, load, predict, verify
     from resnetv2.model import ResNetV2
     from resnetv2.preprocess import Preprocessing
     from resnetv2.published import convert, fetch
     from resnetv2.recipes import TrainConfig
+    from resnetv2.repository.folder import from_pretrained, push_to_hub, save_pretrained
     from resnetv2.training.find_lr import find_lr
     from resnetv2.training.run import train
     from resnetv2.weights.catalogue import list_models

@@ -19,7 +19,7 @@ from resnetv2.preprocess import open_picture
 from resnetv2.published import find_model, read_published
 from resnetv2.runtime.artefact import PRECISIONS, Artefact, is_artefact, open_artefact, read_artefact
 from resnetv2.runtime.choice import AUTO, open_session
-from resnetv2.runtime.session import Session
+from resnetv2.runtime.session import POOLED, Session, check_finite
 from resnetv2.weights.likeness import TrainingFeatures
 from resnetv2.weights.modelfile import Golden, Header, ModelFile, read_header, read_model_file
 
@@ -71,6 +71,15 @@ class Prediction:
             return {"path": self.path, "labels": list(self.labels), "top": top}
         answer = {"path": self.path, "label": self.label, "probability": self.probability, "top": top}
         return answer if self.distance is None else answer | {"abstains": self.abstains, "distance": self.distance}
+
+
+@dataclass(frozen=True, eq=False)
+class Embedding:
+    """What a network makes of one picture: features float32 (D,); with ``error`` there are none, and the reason."""
+
+    path: str
+    features: np.ndarray | None = None
+    error: str | None = None
 
 
 @dataclass(frozen=True)
@@ -166,6 +175,31 @@ class Classifier:
         logits, features = zip(*self._compute(self.session.with_features, pixels), strict=True)
         return np.concatenate(logits), np.concatenate(features)
 
+    def features(self, pixels: np.ndarray, layer: str = POOLED, normalize: bool = False) -> np.ndarray:
+        """Return features float32 (N, D) for uint8 pixels (N, image_size, image_size, 3) RGB.
+
+        Args:
+            pixels: as above.
+            layer: "pooled" is what the network's head classifies. Of a map, "stage1", "stage2" …, the mean over its
+                places is taken.
+            normalize: scale every row to length 1, so that the product of two of them is their cosine.
+
+        Raises:
+            ConfigError: no such layer here.
+            ModelFileError: features that are not finite.
+            Error: a single picture does not fit into memory.
+        """
+
+        def compute(part: np.ndarray) -> np.ndarray:
+            found = check_finite(self.session.features(part, layer))
+            return found if found.ndim == 2 else found.mean(axis=(2, 3), dtype=np.float64).astype(np.float32)
+
+        rows = np.concatenate(self._compute(compute, pixels))
+        if normalize:
+            lengths = np.linalg.norm(rows.astype(np.float64), axis=1, keepdims=True)
+            rows = (rows / np.where(lengths > 0, lengths, 1)).astype(np.float32)
+        return rows
+
     def _check_calibrated(self) -> TrainingFeatures:
         if self.likeness is None:
             raise ConfigError(
@@ -212,6 +246,17 @@ class Classifier:
             raise ConfigError("the network has no head: it answers with features, not with labels")
         for batch in self._decode(pictures):
             yield from self._answer(batch, top, abstain)
+
+    def embed(
+        self, pictures: Iterable[str | Path], layer: str = POOLED, normalize: bool = False
+    ) -> Iterator[Embedding]:
+        """Give the features of every picture in order, as ``features`` does; one that cannot be read has its error."""
+        for batch in self._decode(pictures):
+            readable = [pixels for _, pixels in batch if isinstance(pixels, np.ndarray)]
+            rows = iter(self.features(np.stack(readable), layer, normalize) if readable else ())
+            for path, pixels in batch:
+                is_read = isinstance(pixels, np.ndarray)
+                yield Embedding(path, features=next(rows)) if is_read else Embedding(path, error=str(pixels))
 
     def _decode(self, pictures: Iterable[str | Path]) -> Iterator[list[tuple[str, np.ndarray | str]]]:
         """Yield batches of paths with their pixels or errors, decoded a bounded number of pictures ahead."""

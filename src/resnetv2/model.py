@@ -395,7 +395,8 @@ class ResNetV2(nn.Module):
         self.norm = make_norm(config, config.num_features)
         self.head = Head(config.num_features, config.num_classes, drop_rate)
         self.feature_info = feature_info(config)
-        self.init_weights(zero_init_last)
+        if torch.get_default_device().type != "meta":  # without memory, drawing numbers only imports torch's compiler
+            self.init_weights(zero_init_last)
 
     @torch.no_grad()
     def init_weights(self, zero_init_last: bool = False) -> None:

@@ -95,7 +95,7 @@ def convert(
     elif not checkpoint.background:
         raise ConvertError(f"{file} has no background class to keep: it has {checkpoint.config.num_classes} classes")
     if to == _MODEL:
-        write_model_file(out, _model_file(checkpoint, *_classes(checkpoint, names)))
+        write_model_file(out, _model_file(checkpoint, *name_classes(checkpoint, names)))
     else:
         write_checkpoint(out, checkpoint.config, checkpoint.weights, to)
     return Conversion(
@@ -209,7 +209,7 @@ def _make(published: Card, path: Path) -> None:
         raise ConvertError(f"{files[0]} is no {published.name}: {checkpoint.provenance['reason']}")
     provenance = {**checkpoint.provenance, "name": published.name, "licence": published.licence}
     made = replace(checkpoint, preprocessing=published.preprocessing, provenance=provenance)
-    write_model_file(path, _model_file(made, *_classes(made, class_names(published.labels), published.labels)))
+    write_model_file(path, _model_file(made, *name_classes(made, class_names(published.labels), published.labels)))
 
 
 @contextmanager
@@ -266,7 +266,7 @@ def _read(file: Path, source: str, variant: str) -> Checkpoint:
     return Checkpoint(header.architecture, dict(model.weights), header.preprocessing, provenance, header.classes)
 
 
-def _classes(checkpoint: Checkpoint, names: tuple[str, ...], labels: str = "") -> tuple[tuple[str, ...], str]:
+def name_classes(checkpoint: Checkpoint, names: tuple[str, ...], labels: str = "") -> tuple[tuple[str, ...], str]:
     """Return class names by index, and what they are in ``labels.class_names``: "" where they are nothing of that."""
     count = checkpoint.config.num_classes
     if names:

@@ -19,6 +19,7 @@ from resnetv2.cli import (
     compare,
     convert,
     demo,
+    embed,
     evaluate,
     explain,
     export,
@@ -28,13 +29,14 @@ from resnetv2.cli import (
     models,
     pack,
     predict,
+    search,
     train,
     verify,
 )
 from resnetv2.errors import Error, Interrupted
 
 COMMANDS = (  # in the order in which a newcomer meets them
-    *(demo, check, find_lr, train, evaluate, compare, calibrate, predict, explain, export, verify),
+    *(demo, check, find_lr, train, evaluate, compare, calibrate, predict, explain, embed, search, export, verify),
     *(info, models, fetch, convert, pack),
 )
 _LONGEST = 8_000  # characters of a message

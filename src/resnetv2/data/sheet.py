@@ -35,16 +35,23 @@ def write_sheet(path: Path, report: Report, index: Index) -> None:
     opener = index.opener()
     render_page(
         path,
-        "resnetv2.data",
-        "sheet.html.j2",
+        "resnetv2.data/sheet.html.j2",
         report=report,
         splits=[s for s in SPLITS if any(counts[s] for counts in report.classes.values())],
         largest=max((sum(counts.values()) for counts in report.classes.values()), default=0) or 1,
         severities={s: sum(f.severity == s for f in report.findings) for s in SEVERITIES},
         sections=(_section(finding, opener) for finding in report.findings),  # one finding's thumbnails at a time
         kinds=KINDS,
+        overview=(_overview_line(finding) for finding in report.findings),
         names=CLASSES,
     )
+
+
+def _overview_line(finding: Finding) -> dict[str, Any]:
+    """Return what the overview says of a finding."""
+    kind = KINDS[finding.kind]
+    counts = {"count": len(finding.items), "groups": finding.groups}
+    return {"kind": finding.kind, "severity": finding.severity, "what": kind.what, "advice": kind.advice, **counts}
 
 
 def _section(finding: Finding, opener: Callable[[str], Readable]) -> dict[str, Any]:

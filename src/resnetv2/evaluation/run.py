@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,13 +15,15 @@ from resnetv2.errors import ConfigError
 from resnetv2.evaluation.abstention import abstention_report, tell_abstention
 from resnetv2.evaluation.answers import Pictures, ask, ask_with_distances, find_pictures
 from resnetv2.evaluation.classification import classification_report
+from resnetv2.evaluation.mistakes import Shown
 from resnetv2.evaluation.multilabel import multilabel_report
-from resnetv2.evaluation.page import Shown, write_page
+from resnetv2.evaluation.page import write_page
 from resnetv2.evaluation.regression import regression_report
 from resnetv2.explanation import check_method, heat_map, stretch, takes_gradients
 from resnetv2.inference import Classifier, read_model
 from resnetv2.runtime.choice import AUTO
-from resnetv2.weights.modelfile import Header, ModelFile
+from resnetv2.weights.calibration import Calibration
+from resnetv2.weights.modelfile import ModelFile
 
 
 def evaluate(
@@ -76,30 +78,44 @@ def evaluate(
     loaded = model if isinstance(model, Classifier) else read_model(model)
     name = "" if isinstance(model, Classifier) else str(model)
     pictures = find_pictures(loaded.header, name, data, split, on_bad_image)
-    samples, header = pictures.samples, loaded.header
+    samples = pictures.samples
     classifier = (
         loaded if isinstance(loaded, Classifier) else Classifier.from_file(loaded, device, runtime, len(samples))
     )
+    asked = {"model": name, "data": str(data), "split": split, "tta": tta}
+    report, logits = measure(classifier, pictures, asked, batch_size, progress)
+    if html is not None:
+        if not takes_gradients(classifier) and isinstance(loaded, ModelFile) and find_spec("torch"):
+            classifier = Classifier.from_file(loaded, device, "torch")
+        write_page(Path(html), Shown(report, loaded.header, pictures.index, logits, heat_of(classifier)))
+    return report
+
+
+def measure(
+    classifier: Classifier,
+    pictures: Pictures,
+    asked: Mapping[str, Any],
+    batch_size: int = 32,
+    progress: Counter | None = None,
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Return the report of a classifier on pictures, and its logits (N, K).
+
+    Args:
+        classifier: the model.
+        pictures: of one split.
+        asked: "model", "data", "split" and "tta", as the report has them.
+        batch_size: pictures at a time.
+        progress: called with the pictures done and the total.
+    """
+    header, samples, tta = classifier.header, pictures.samples, asked["tta"]
     if header.calibration is None or tta is not None:
         logits, abstention = ask(classifier, samples, batch_size=batch_size, tta=tta, progress=progress), None
     else:
         logits, distances = ask_with_distances(classifier, samples, batch_size=batch_size, progress=progress)
-        abstention = _abstention(logits, distances, pictures, header)
-    report = {
-        "model": name,
-        "data": str(data),
-        "split": split,
-        "tta": tta,
-        "task": header.task,
-        **make_report(header.task, logits, samples.labels, header.classes),
-        "abstention": abstention,
-        "skipped": pictures.skipped,
-    }
-    if html is not None:
-        if not takes_gradients(classifier) and isinstance(loaded, ModelFile) and find_spec("torch"):
-            classifier = Classifier.from_file(loaded, device, "torch")
-        write_page(Path(html), Shown(report, header, pictures.index, logits, _heat(classifier)))
-    return report
+        abstention = _abstention(logits, distances, pictures, header.calibration)
+    figures = make_report(header.task, logits, samples.labels, header.classes)
+    rest = {"abstention": abstention, "skipped": pictures.skipped}
+    return {**asked, "task": header.task, **figures, **rest}, logits
 
 
 def make_report(task: str, logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
@@ -109,15 +125,14 @@ def make_report(task: str, logits: np.ndarray, labels: np.ndarray, classes: Sequ
     return (multilabel_report if task == "multilabel" else classification_report)(logits, labels, classes)
 
 
-def _abstention(logits: np.ndarray, distances: np.ndarray, pictures: Pictures, header: Header) -> dict[str, Any] | None:
-    if header.calibration is None:
-        return None
-    found = abstention_report(logits, pictures.samples.labels, distances, header.calibration)
-    same = pictures.index.digest() == header.calibration.data
-    return found | {"note": tell_abstention(found, header.calibration, same)}
+def _abstention(
+    logits: np.ndarray, distances: np.ndarray, pictures: Pictures, calibration: Calibration
+) -> dict[str, Any]:
+    found = abstention_report(logits, pictures.samples.labels, distances, calibration)
+    return found | {"note": tell_abstention(found, calibration, pictures.index.digest() == calibration.data)}
 
 
-def _heat(classifier: Classifier) -> Callable[[np.ndarray, int], np.ndarray] | None:
+def heat_of(classifier: Classifier) -> Callable[[np.ndarray, int], np.ndarray] | None:
     """Return what shows where the network sees a class, None where there are no gradients to tell it from."""
     if not takes_gradients(classifier):
         return None

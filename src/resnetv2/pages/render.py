@@ -16,28 +16,30 @@ from resnetv2.errors import MissingExtra
 from resnetv2.files import replace_file
 
 
-def render_page(path: Path, package: str, template: str, **values: Any) -> None:
-    """Render a template of a package into a file; in it, names of files and classes are text and never markup.
+def render_page(path: Path, template: str, **values: Any) -> None:
+    """Render a template, "PACKAGE/FILE", into a file; in it, names of files and classes are text and never markup.
 
     A template has ``style``, which all pages share, ``script``, which sorts tables, and ``policy``, by which a browser
-    runs that script and nothing else.
+    runs that script and nothing else. It may extend and import others by such names.
 
     Raises:
         MissingExtra: jinja2 is not installed.
         Error: the file cannot be written.
     """
     try:
-        from jinja2 import Environment, StrictUndefined
+        from jinja2 import Environment, FunctionLoader, StrictUndefined
         from markupsafe import Markup
     except ModuleNotFoundError as error:
         raise MissingExtra("the HTML page", "train") from error
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=FunctionLoader(_read)
+    )
     environment.filters |= {"printable": printable, "count": "{:,}".format}
-    script = _read("resnetv2.pages", "page.js")
+    script = _read("resnetv2.pages/page.js")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-    chunks = environment.from_string(_read(package, template)).stream(
-        style=Markup(_read("resnetv2.pages", "page.css")),  # noqa: S704  our own
+    chunks = environment.get_template(template).stream(
+        style=Markup(_read("resnetv2.pages/page.css")),  # noqa: S704  our own
         script=Markup(script),  # noqa: S704  likewise
         policy=policy,
         **values,
@@ -46,7 +48,8 @@ def render_page(path: Path, package: str, template: str, **values: Any) -> None:
         file.writelines(chunks)
 
 
-def _read(package: str, name: str) -> str:
+def _read(template: str) -> str:
+    package, name = template.split("/")
     return resources.files(package).joinpath(name).read_text(encoding="utf-8")
 
 

@@ -59,6 +59,7 @@ class Artefact:
         golden: the model file's pictures; what is answered to them, for int8 by the artefact itself.
         report: what was measured before it was let out.
         likeness: the model file's.
+        sha256: of all of it, once it is written.
     """
 
     path: Path
@@ -67,6 +68,7 @@ class Artefact:
     golden: Golden
     report: Mapping[str, Any] = field(default_factory=dict)
     likeness: TrainingFeatures | None = None
+    sha256: str = ""
 
     @property
     def runtime(self) -> str:
@@ -115,14 +117,8 @@ def read_artefact(path: Path) -> Artefact:
     values, header, golden, likeness = _parse(path, text)
     if values["sha256"] != _digest(text.replace(values["sha256"], _UNSEALED), chunks):
         raise ModelFileError(f"{path} was changed after it was written: its SHA-256 does not match")
-    return Artefact(
-        path=path,
-        precision=values["precision"],
-        header=header,
-        golden=golden,
-        report=values["report"],
-        likeness=likeness,
-    )
+    told = {name: values[name] for name in ("precision", "report", "sha256")}
+    return Artefact(path=path, header=header, golden=golden, likeness=likeness, **told)
 
 
 def open_artefact(artefact: Artefact, runtime: str = AUTO, device: str = "auto") -> Session:

@@ -66,6 +66,13 @@ class Frozen:
     preprocessing: Preprocessing
     augment: Augment
 
+    @cached_property
+    def session(self) -> LazySession:
+        """What computes features of every split."""
+        counts = self.index.counts()
+        count = counts["train"] * self.config.views + counts["val"]
+        return LazySession(self.start.file, self.preprocessing, choose_device(self.config.device), count)
+
     def look(self, split: str, layer: str) -> Features:
         """Return what the network makes of the pictures of a split, each in all its views if it is "train".
 
@@ -73,10 +80,8 @@ class Frozen:
             DataError: a picture cannot be read.
             Error: there is no room for what is to be kept.
         """
-        config, index = self.config, self.index
-        session = LazySession(self.start.file, self.preprocessing, choose_device(config.device))
+        config, index, session = self.config, self.index, self.session
         many = session.device.type != "cpu" or self.preprocessing.image_size <= _SMALL
-        count = index.counts()[split] * (config.views if split == "train" else 1)
         views = fixed_views(self.augment, config.views if split == "train" else 1, config.seed)
         contents = index.contents
         with counting(f"looking at the pictures of {split}") as progress:
@@ -88,7 +93,7 @@ class Frozen:
                 layer=layer,
                 views=views,
                 sha256=None if contents is None else contents.sha256[index.splits == split],
-                runtime=session.choose(layer, count),
+                runtime=session.choose(layer),
                 budget=int(config.features_gb * 1e9),
                 batch_size=32 if many else 8,
                 workers=config.workers,
@@ -179,19 +184,23 @@ class LazySession:
         file: the network's model file.
         preprocessing: whose size, mean and std are in force.
         device: a torch device.
+        count: pictures that it will be asked for, as far as that is known.
     """
 
-    def __init__(self, file: ModelFile, preprocessing: Preprocessing, device: torch.device) -> None:
+    def __init__(self, file: ModelFile, preprocessing: Preprocessing, device: torch.device, count: int) -> None:
         self.file = replace(file, header=replace(file.header, preprocessing=preprocessing))
         self.device = device
-        self.runtime = FOLDED
+        self.count = count
 
-    def choose(self, layer: str, count: int) -> str:
-        """Choose the runtime for ``count`` pictures and return its name: of pooled features the fastest there is."""
-        if layer == "pooled" and self.device.type == "cpu":
-            fastest = choose_runtime(self.file, "cpu", count)
-            self.runtime = FOLDED if fastest == "torch" else fastest
-        return f"{self.runtime} on {self.device.type}"
+    def choose(self, layer: str) -> str:
+        """Return the name of what computes a layer."""
+        return f"{self.runtime if layer == 'pooled' else FOLDED} on {self.device.type}"
+
+    @cached_property
+    def runtime(self) -> str:
+        """What computes pooled features: the fastest there is."""
+        fastest = choose_runtime(self.file, "cpu", self.count) if self.device.type == "cpu" else "torch"
+        return FOLDED if fastest == "torch" else fastest
 
     def features(self, pictures: np.ndarray) -> np.ndarray:
         """uint8 (N, H, W, 3) RGB -> what the head classifies, float32 (N, F)."""

@@ -33,6 +33,7 @@ from resnetv2.training.distributed import World
 from resnetv2.training.frozen import Frozen, make_frozen_run, map_bytes
 from resnetv2.training.loop import Origin, Parts, Run
 from resnetv2.training.plan import Facts, choose_strategy, fitting_size, fitting_strategies, make_config, resolve_recipe
+from resnetv2.training.report import report_run
 from resnetv2.training.start import Start, make_model, make_preprocessing, read_start
 
 _LEFT_OUT = 20  # unreadable pictures told one by one; check.json has them all
@@ -86,7 +87,8 @@ def train(
         data: a folder ``root/{train,val,test}/class/*`` or ``root/class/*``, a CSV manifest, or a packed folder. Of a
             CSV, the column tells the task: "label", "labels" (several, with "|" between) or "target" (a number).
         out: a new folder for the run: ``best.safetensors``, ``last.safetensors``, ``metrics.jsonl``, ``config.json``,
-            ``speed.jsonl``, ``environment.json``, ``index.csv``, ``check.json`` and ``checkpoints/``.
+            ``speed.jsonl``, ``environment.json``, ``index.csv``, ``check.json``, ``report.html``, ``README.md`` and
+            ``checkpoints/``.
         weights: a model file, or published weights by name, that training starts from.
         recipe: "scratch", "finetune", "probe", "lp-ft", "auto", or a key of ``IMAGENET_RECIPES``. None is "auto" with
             ``weights``, and "scratch" without.
@@ -133,6 +135,8 @@ def train(
             "the device is out of memory: choose a smaller --batch-size, or --set grad_accum_steps=2, or "
             "--set memory=recompute"
         ) from error
+    if run.world.is_first:
+        report_run(out, run.index, data, str(run.device))
     return _result(run)
 
 

@@ -1,0 +1,1 @@
+"""Pictures as features: tables of them, and indexes in which similar pictures are found."""

@@ -1,0 +1,1 @@
+"""Folders as timm and transformers load them, here and on the Hugging Face hub."""
