@@ -1,4 +1,4 @@
-"""What evaluation costs beside the network: figures against bare inference, the page and the report of many pictures."""
+"""What evaluation costs beside the network: figures against bare inference, page and report of many pictures."""
 
 import argparse
 import statistics
