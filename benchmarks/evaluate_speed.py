@@ -82,7 +82,7 @@ def main():
         index = read_index(data)
         index = index.take(rng.integers(0, args.pictures, args.page).tolist())
         logits = 2 * np.eye(len(CLASSES))[index.labels] + rng.normal(size=(args.page, len(CLASSES)))
-        record, pages, reports = small_run(Path(folder)), [], []
+        record, pages, reports, processor = small_run(Path(folder)), [], [], []
         for _ in range(args.repeats):
 
             def page():
@@ -97,13 +97,16 @@ def main():
                 show_run(record, index, Shown(report, trained, index, logits, heat_of(classifier), MISTAKES))
 
             pages.append(measure(page))
+            began = time.process_time()
             reports.append(measure(whole_report))
+            processor.append(time.process_time() - began)
     print("| what | median | min – max | n |\n| --- | --- | --- | --- |")
     for what, values, form in (
         (f"bare inference, {args.pictures:,} pictures of {args.image_size} pixels, s", seconds, "{:.1f}"),
         ("evaluate ÷ bare", ratios, "{:.3f}"),
         (f"figures and page of {args.page:,} pictures, s", pages, "{:.2f}"),
         (f"figures, report with heat maps and card of a run, {args.page:,} pictures, s", reports, "{:.2f}"),
+        ("the same, processor time, s", processor, "{:.2f}"),
     ):
         low, high = form.format(min(values)), form.format(max(values))
         print(f"| {what} | {form.format(statistics.median(values))} | {low} – {high} | {len(values)} |")

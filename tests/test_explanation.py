@@ -13,7 +13,7 @@ from runs import command
 import resnetv2
 from resnetv2.config import architecture
 from resnetv2.errors import ConfigError
-from resnetv2.explanation import METHODS, check_method, count_cells, heat_map, overlay, stretch
+from resnetv2.explanation import METHODS, check_method, count_cells, heat_map, overlay, quick_map, stretch
 from resnetv2.inference import Classifier
 from resnetv2.model import ResNetV2
 from resnetv2.preprocess import Preprocessing
@@ -201,3 +201,14 @@ def test_the_command_prints_each_file_and_exits_with_2_for_what_it_cannot_read(f
     assert lines[0]["label"] == "green"
     assert lines[0]["overlay"] == str(tmp_path / "out" / "one.png")
     assert lines[1]["error"] == "the file is empty"
+
+
+def test_the_quick_map_is_gradcam_and_of_small_pictures_nearly_integrated_gradients(trained):
+    pixels, _ = picture(np.random.default_rng(1), 2)
+    assert np.array_equal(quick_map(trained, pixels, 2), heat_map(trained, pixels, 2, "gradcam"))
+    small = replace(trained.header, preprocessing=Preprocessing(image_size=24, resize=24))
+    classifier = Classifier(small, trained.session)
+    cut = np.ascontiguousarray(pixels[8:32, 8:32])
+    quick, whole = quick_map(classifier, cut, 2), heat_map(classifier, cut, 2, "integrated-gradients")
+    # 12 steps in place of 32: 0.98 and more on networks trained on digits; another picture's map has about 0
+    assert np.corrcoef(quick.ravel(), whole.ravel())[0, 1] > 0.9

@@ -32,6 +32,7 @@ _COLOURS = np.array(
     ],
     np.float64,
 )
+_QUICK = 12  # steps of integrated gradients on a page, where a picture is as large as a thumb
 _OPACITY = 0.75  # of the hottest place
 _SIDE = 224  # pixels of an overlay, about; small pictures are enlarged, so that one sees them
 
@@ -181,6 +182,22 @@ def heat_map(classifier: Classifier, pixels: np.ndarray, number: int, method: st
         "integrated-gradients": attribution.integrated_gradients,
     }
     return functions[method](cast("TorchSession", classifier.session), pixels, number)
+
+
+def quick_map(classifier: Classifier, pixels: np.ndarray, number: int) -> np.ndarray:
+    """Return a map for a thumbnail, float32 (h, w): "gradcam", or coarse integrated gradients of few cells.
+
+    Args:
+        classifier: on torch.
+        pixels: uint8 (H, W, 3) RGB, preprocessed.
+        number: of the class.
+    """
+    if check_method(classifier.header, None) == "gradcam":
+        return heat_map(classifier, pixels, number, "gradcam")
+    from resnetv2.runtime.attribution import integrated_gradients
+    from resnetv2.runtime.pytorch import TorchSession
+
+    return integrated_gradients(cast("TorchSession", classifier.session), pixels, number, _QUICK)
 
 
 def takes_gradients(classifier: Classifier) -> bool:

@@ -19,7 +19,7 @@ from resnetv2.evaluation.mistakes import Shown
 from resnetv2.evaluation.multilabel import multilabel_report
 from resnetv2.evaluation.page import write_page
 from resnetv2.evaluation.regression import regression_report
-from resnetv2.explanation import check_method, heat_map, stretch, takes_gradients
+from resnetv2.explanation import quick_map, stretch, takes_gradients
 from resnetv2.inference import Classifier, read_model
 from resnetv2.runtime.choice import AUTO
 from resnetv2.weights.calibration import Calibration
@@ -136,9 +136,8 @@ def heat_of(classifier: Classifier) -> Callable[[np.ndarray, int], np.ndarray] |
     """Return what shows where the network sees a class, None where there are no gradients to tell it from."""
     if not takes_gradients(classifier):
         return None
-    method = "gradcam" if check_method(classifier.header, None) == "gradcam" else "integrated-gradients"  # both quick
 
     def heat(pixels: np.ndarray, number: int) -> np.ndarray:
-        return stretch(heat_map(classifier, pixels, number, method), len(pixels))
+        return stretch(quick_map(classifier, pixels, number), len(pixels))
 
     return heat

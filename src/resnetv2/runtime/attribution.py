@@ -70,17 +70,17 @@ def occlusion(session: TorchSession, pixels: np.ndarray, number: int) -> np.ndar
     return result
 
 
-def integrated_gradients(session: TorchSession, pixels: np.ndarray, number: int) -> np.ndarray:
+def integrated_gradients(session: TorchSession, pixels: np.ndarray, number: int, steps: int = _STEPS) -> np.ndarray:
     """Return integrated gradients from the network's mean colour, (H, W): the sums over channels, where positive."""
     x = session.normalize(torch.from_numpy(pixels[None]).to(session.device))
     total = torch.zeros_like(x)
-    shares = (torch.arange(_STEPS, device=x.device) + 0.5) / _STEPS  # midpoints
+    shares = (torch.arange(steps, device=x.device) + 0.5) / steps  # midpoints
     for some in torch.split(shares, _BATCH // 4):
         with torch.enable_grad():
             between = (some.view(-1, 1, 1, 1) * x).requires_grad_()  # 0 is the mean colour
             logits = session.model(between)[:, number].sum()
         total += torch.autograd.grad(logits, between)[0].sum(dim=0, keepdim=True)
-    return _positive((total * x / _STEPS)[0].sum(dim=0))
+    return _positive((total * x / steps)[0].sum(dim=0))
 
 
 def _last_map(session: TorchSession, pixels: np.ndarray, number: int) -> tuple[Tensor, Tensor]:
