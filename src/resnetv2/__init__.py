@@ -28,7 +28,9 @@ _PUBLIC = {
     "Preprocessing": "preprocess",
     "Report": "data.check",
     "ResNetV2": "model",
+    "ResNetV2Classifier": "estimators",
     "ResNetV2Config": "config",
+    "ResNetV2Features": "estimators",
     "TrainConfig": "recipes",
     "check": "diagnosis",
     "compare": "evaluation.comparison",
@@ -71,7 +73,9 @@ __all__ = [
     "Preprocessing",
     "Report",
     "ResNetV2",
+    "ResNetV2Classifier",
     "ResNetV2Config",
+    "ResNetV2Features",
     "TrainConfig",
     "__version__",
     "check",
@@ -117,6 +121,7 @@ if TYPE_CHECKING:
         MissingExtra,
         ModelFileError,
     )
+    from resnetv2.estimators import ResNetV2Classifier, ResNetV2Features
     from resnetv2.evaluation.comparison import compare
     from resnetv2.evaluation.run import evaluate
     from resnetv2.explanation import explain
@@ -138,7 +143,7 @@ def __getattr__(name: str) -> Any:
     try:
         value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] != "torch":
+        if (error.name or "").split(".")[0] not in ("torch", "sklearn"):
             raise
         from resnetv2.errors import MissingExtra
 
