@@ -28,7 +28,9 @@ _PUBLIC = {
     "Preprocessing": "preprocess",
     "Report": "data.check",
     "ResNetV2": "model",
+    "ResNetV2Classifier": "estimators",
     "ResNetV2Config": "config",
+    "ResNetV2Features": "estimators",
     "TrainConfig": "recipes",
     "calibrate": "evaluation.fitting",
     "check": "diagnosis",
@@ -72,7 +74,9 @@ __all__ = [
     "Preprocessing",
     "Report",
     "ResNetV2",
+    "ResNetV2Classifier",
     "ResNetV2Config",
+    "ResNetV2Features",
     "TrainConfig",
     "__version__",
     "calibrate",
@@ -119,6 +123,7 @@ if TYPE_CHECKING:
         MissingExtra,
         ModelFileError,
     )
+    from resnetv2.estimators import ResNetV2Classifier, ResNetV2Features
     from resnetv2.evaluation.comparison import compare
     from resnetv2.evaluation.fitting import calibrate
     from resnetv2.evaluation.run import evaluate
@@ -141,7 +146,7 @@ def __getattr__(name: str) -> Any:
     try:
         value = getattr(importlib.import_module(f"{__name__}.{_PUBLIC[name]}"), name)
     except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] != "torch":
+        if (error.name or "").split(".")[0] not in ("torch", "sklearn"):
             raise
         from resnetv2.errors import MissingExtra
 
