@@ -14,7 +14,7 @@ import fuzz_pictures
 import numpy as np
 import pytest
 from fuzz_pictures import fuzz
-from pictures import encode, noise, write_picture
+from pictures import encode, noise, write_dataset, write_picture
 from PIL import Image
 
 from resnetv2.data import examine as module
@@ -319,3 +319,35 @@ def test_a_case_that_hangs_or_crashes_is_told_by_its_number(monkeypatch, tmp_pat
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
         with pytest.raises(AssertionError, match=rf"case 7: exit code (.|\n)*{words}"):
             fuzz(7, 2)
+
+
+def test_an_interrupted_check_keeps_what_it_has_seen(tmp_path, monkeypatch):
+    index = read_index(write_dataset(tmp_path / "data", {"train": {"a": 300, "b": 300}}, 8))
+    for path in index.paths:
+        os.utime(index.root / path, (1_500_000_000, 1_500_000_000))  # what has just changed is not remembered
+    monkeypatch.setenv("RESNETV2_CACHE", str(tmp_path / "cache"))
+
+    def stop(done, _total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        examine_pictures(index, stop)
+    told = []
+    examine_pictures(index, lambda done, total: told.append(done))
+    assert told[0] > 300
+
+
+def test_files_of_one_size_and_time_that_change_places_are_seen_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("RESNETV2_CACHE", str(tmp_path / "cache"))
+    for name in "ab":
+        write_picture(tmp_path / "data" / name / "picture.bmp", noise(8, 8, ord(name)))
+    index = read_index(tmp_path / "data")
+    files = [index.root / path for path in index.paths]
+    assert len({file.stat().st_size for file in files}) == 1
+    for file in files:
+        os.utime(file, (1_500_000_000, 1_500_000_000))
+    first = examine_pictures(index).facts["sha256"].tolist()
+    files[0].rename(tmp_path / "x")
+    files[1].rename(files[0])
+    (tmp_path / "x").rename(files[1])
+    assert examine_pictures(index).facts["sha256"].tolist() == first[::-1]

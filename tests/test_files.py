@@ -256,7 +256,7 @@ with new_folder(pathlib.Path(sys.argv[1])) as temporary:
     os.kill(os.getpid(), signal.SIGTERM)
 """
     assert python(code, tmp_path / "folder").returncode != 0
-    assert names(tmp_path) == [".folder.tmp"]
+    assert names(tmp_path) == [".folder.resnetv2.lock", ".folder.resnetv2.tmp"]
     with new_folder(tmp_path / "folder") as temporary:
         (temporary / "new").write_text("x")
     assert names(tmp_path) == ["folder"]
@@ -269,3 +269,22 @@ def test_a_folder_that_holds_something_is_refused_and_an_empty_one_is_taken(tmp_
     with pytest.raises(Error, match="exists and is not an empty folder"), new_folder(tmp_path):
         pass
     assert names(tmp_path) == ["file"]
+
+
+def test_two_writers_of_one_folder_are_told_apart_and_a_persons_hidden_folder_is_left_alone(tmp_path):
+    (tmp_path / ".folder.tmp").mkdir()
+    code = """
+import pathlib, sys
+from resnetv2.errors import Error
+from resnetv2.files import new_folder
+try:
+    with new_folder(pathlib.Path(sys.argv[1])):
+        pass
+except Error as error:
+    print(error)
+"""
+    with new_folder(tmp_path / "folder") as temporary:
+        (temporary / "file").write_text("x")
+        assert python(code, tmp_path / "folder").stdout.strip() == f"another process is writing {tmp_path / 'folder'}"
+    assert names(tmp_path / "folder") == ["file"]
+    assert names(tmp_path) == [".folder.tmp", "folder"]

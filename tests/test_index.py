@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from pictures import write_dataset, write_picture
+from pictures import noise, write_dataset, write_picture
 
 from resnetv2.config import architecture
 from resnetv2.data.index import (
@@ -14,13 +14,14 @@ from resnetv2.data.index import (
     find_pictures,
     read_index,
     read_saved_index,
+    refuse_inside,
 )
 from resnetv2.data.index import (
     _build as build,
 )
 from resnetv2.data.manifest import Row
 from resnetv2.data.splits import SPLITS
-from resnetv2.errors import DataError
+from resnetv2.errors import ConfigError, DataError
 from resnetv2.evaluation.run import evaluate
 from resnetv2.inference import Classifier
 from resnetv2.preprocess import Preprocessing
@@ -641,3 +642,15 @@ def test_a_million_pictures_cost_less_than_two_hundred_megabytes():
     tracemalloc.stop()
     assert size < 20e6  # measured 9.7 MB; as a tuple of texts and one of paths it was above 40
     assert samples.paths[99_999] == Path("x", names[-1])
+
+
+@pytest.mark.parametrize("out", ["list.csv", "a.png", "folder/page.html", "elsewhere.html"])
+def test_what_is_read_is_not_written_over(out, tmp_path):
+    write_dataset(tmp_path / "folder", {"train": {"a": 1, "b": 1}, "val": {"a": 1, "b": 1}}, 8)
+    write_picture(tmp_path / "a.png", noise(8, 8))
+    (tmp_path / "list.csv").write_text(f"image_path,label,data_root\nx,y,{tmp_path / 'folder'}\n")
+    if out == "elsewhere.html":
+        refuse_inside(tmp_path / out, tmp_path / "list.csv")
+        return
+    with pytest.raises(ConfigError, match="choose another place"):
+        refuse_inside(tmp_path / out, tmp_path / "list.csv")

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -455,3 +455,29 @@ def is_alive(process):
         return "Z" not in Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
         return False
+
+
+def test_a_process_that_dies_while_it_has_nothing_to_do_is_told_and_threads_go_on(samples, capsys):
+    loader = Loader(samples, 2, SIZE, AUGMENT, 3, 2, worker_type="processes")
+    batches = loader.batches(1)
+    found = [next(batches)]
+    wait(loader_futures(batches))
+    for worker in list(loader.crew.pool._processes.values()):
+        worker.kill()
+        worker.join()
+    time.sleep(0.5)  # the pool's own thread has to notice
+    found += batches
+    assert listed(found) == listed(Loader(samples, 2, SIZE, AUGMENT, 3, 2).batches(1))
+    assert capsys.readouterr().err == "warning: a worker process died: decoding in threads instead\n"
+
+
+def loader_futures(batches):
+    """Return what the processes were given of an epoch under way."""
+    begin = batches.gi_frame.f_locals["begin"]
+    return set(begin.__self__.futures)
+
+
+@pytest.mark.parametrize("worker_type", ["threads", "processes"])
+def test_an_epoch_of_which_nothing_is_left_has_no_batches(samples, worker_type):
+    loader = Loader(samples, 2, SIZE, AUGMENT, 3, 2, worker_type=worker_type)
+    assert list(loader.batches(start=len(loader))) == []

@@ -4,6 +4,7 @@ import csv
 import hashlib
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from pictures import noise, write_dataset, write_picture
@@ -171,3 +172,26 @@ def test_an_index_without_some_pictures_keeps_what_is_known_of_the_others(folder
     less = index.without({0, 5})
     assert list(less.rows()) == [row for i, row in enumerate(index.rows()) if i not in {0, 5}]
     assert replace(less, contents=None).digest() == less.digest()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('image_path,label\na.png,"dog\nb.png,cat\n', "is no readable CSV: unexpected end of data"),
+        ("image_path,label,label\na.png,dog,cat\n", "has columns of the same name: label"),
+    ],
+)
+def test_a_list_that_could_be_read_in_two_ways_is_refused(text, message, tmp_path):
+    for name in "ab":
+        write_picture(tmp_path / f"{name}.png", noise(8, 8))
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        read_index(tmp_path / "list.csv")
+
+
+def test_a_picture_listed_by_two_of_its_names_is_listed_twice(tmp_path, monkeypatch):
+    write_picture(tmp_path / "a.png", noise(8, 8))
+    monkeypatch.chdir(tmp_path)
+    Path("list.csv").write_text(f"image_path,label\na.png,dog\n{tmp_path / 'a.png'},cat\n")
+    with pytest.raises(DataError, match="was listed before, in line 2"):
+        read_index(Path("list.csv"))

@@ -154,7 +154,7 @@ def test_a_killed_packing_leaves_nothing_that_reads_as_packed_and_the_next_start
     words = [sys.executable, "-c", KILLED, str(colours), str(out), where, str(after)]
     assert subprocess.run(words, check=False).returncode == -signal.SIGKILL
     assert not out.exists()
-    assert (tmp_path / ".out.tmp").is_dir(), "killed in the middle, so it cleared nothing away"
+    assert (tmp_path / ".out.resnetv2.tmp").is_dir(), "killed in the middle, so it cleared nothing away"
     pack(colours, out, max_size=1)
     pack(colours, tmp_path / "clean", max_size=1)
     assert contents(out) == contents(tmp_path / "clean")

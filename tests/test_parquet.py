@@ -139,3 +139,14 @@ def test_packing_and_checking_take_it(folder, tmp_path):
     assert resnetv2.pack(path, tmp_path / "packed").pictures == 12
     done = command("check", path)
     assert "12 pictures in 2 classes, 12 readable" in done.stdout
+
+
+def test_times_that_are_none_and_columns_of_one_name_are_refused(folder, tmp_path):
+    times = pa.array([2**62], pa.int64()).cast(pa.timestamp("us"))
+    table = pa.table([pa.array(["x.png"]), pa.array(["a"]), times], names=["image_path", "label", "seen"])
+    pq.write_table(table, tmp_path / "late.parquet")
+    with pytest.raises(DataError, match="is no readable Parquet file"):
+        read_index(tmp_path / "late.parquet")
+    pq.write_table(table.rename_columns(["image_path", "label", "label"]), tmp_path / "twice.parquet")
+    with pytest.raises(DataError, match=r"columns of the same name: label|no readable Parquet file"):
+        read_index(tmp_path / "twice.parquet")

@@ -1,5 +1,6 @@
 import io
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -260,7 +261,7 @@ def test_an_empty_file_is_refused(tmp_path):
 def test_a_file_that_cannot_be_read_is_refused_with_the_reason(tmp_path):
     with pytest.raises(DataError, match=r"^No such file"):
         open_picture(tmp_path / "x.png")
-    with pytest.raises(DataError, match=r"^Is a directory$"):
+    with pytest.raises(DataError, match=r"^not a regular file$"):
         open_picture(tmp_path)
     with pytest.raises(DataError, match=r"null byte"):
         open_picture(tmp_path / "x\0.png")
@@ -826,3 +827,10 @@ def test_simplejpeg_does_the_work_where_it_can_and_pillow_where_it_is_not_instal
     monkeypatch.setattr(preprocess, "simplejpeg", None)
     np.testing.assert_array_equal(open_pixels(data), pixels)
     assert calls == [1]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="Windows has none")
+def test_a_pipe_is_no_picture(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(DataError, match="not a regular file"):
+        open_picture(tmp_path / "pipe.png")

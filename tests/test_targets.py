@@ -10,7 +10,7 @@ from pictures import write_picture
 
 from resnetv2.data.index import read_index, read_saved_index
 from resnetv2.data.packing import pack
-from resnetv2.data.targets import class_names, count_classes, encode_labels, label_text, natural_key
+from resnetv2.data.targets import class_names, count_classes, encode_labels, label_text, misread, natural_key
 from resnetv2.errors import DataError
 from resnetv2.tasks import TASKS
 
@@ -138,3 +138,12 @@ def test_splits_are_assigned_for_every_task(tmp_path, task):
     index = read_index(write_list(tmp_path, column, labels, [""] * 40))
     assert all(index.counts().values())
     assert (index.table() > 0).all(), "every class in every split"
+
+
+def test_a_number_of_thousands_of_digits_is_a_name():
+    assert sorted(["9" * 5000, "10", "9"], key=natural_key)[:2] == ["9", "10"]
+
+
+@pytest.mark.parametrize("text", ["1_000", "1e300", "nan", ""])
+def test_what_a_network_cannot_be_taught_is_no_target(text):
+    assert misread("regression", text)

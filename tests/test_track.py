@@ -83,7 +83,7 @@ def test_a_run_that_logs_nothing_leaves_nothing_of_tensorboard(tmp_path):
 
 def test_figures_that_are_no_number_are_left_out(tmp_path):
     with Tracker(None, tmp_path, CONFIG) as tracker:
-        tracker.log(1, {"a": math.nan, "b": math.inf, "c": 1})
+        tracker.log(1, {"a": math.nan, "b": math.inf, "c": 1, "d": None})
     assert read_events(tmp_path)[0] == {"c": [(1, 1.0)]}
 
 

@@ -22,7 +22,8 @@ def cache_path(*parts: str) -> Path:
     from platformdirs import user_cache_dir
 
     root = os.environ.get(VARIABLE) or user_cache_dir("resnetv2", appauthor=False)
-    return Path(root).expanduser().absolute().joinpath(*parts)
+    root = os.path.expanduser(root)  # noqa: PTH111  Path.expanduser raises where there is no such user
+    return Path(root).absolute().joinpath(*parts)
 
 
 @contextlib.contextmanager

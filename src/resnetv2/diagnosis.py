@@ -9,7 +9,7 @@ import numpy as np
 
 from resnetv2.console import Counter
 from resnetv2.data.check import Item, Report, check_pictures, check_policy, item_of, make_finding, order_findings
-from resnetv2.data.index import Index, Samples, read_index
+from resnetv2.data.index import Index, Samples, read_index, refuse_inside
 from resnetv2.data.load import Loader
 from resnetv2.data.sheet import write_sheet
 from resnetv2.errors import ConfigError, DataError, MissingExtra
@@ -54,8 +54,8 @@ def check(
     """
     data = Path(data)
     check_policy(on_bad_image)
-    if html is not None and data.is_dir() and Path(html).resolve().is_relative_to(data.resolve()):
-        raise ConfigError(f"{html} lies inside {data}, which is only read: choose another file for the page")
+    if html is not None:
+        refuse_inside(html, data)
     index = read_index(data, group_by)
     index, examined, report = check_pictures(index, data, on_bad_image, progress)
     if model is not None:

@@ -46,26 +46,47 @@ def new_folder(path: Path) -> Iterator[Path]:
     A folder that a killed writer left is cleared away first. When the block raises, the temporary folder goes.
 
     Raises:
-        Error: ``path`` exists and is no empty folder, or the file system refused.
+        Error: ``path`` exists and is no empty folder, another process is writing it, or the file system refused.
     """
-    path = path.resolve()  # "." has no name
-    temporary = path.parent / f".{path.name}.tmp"
+    path = Path(os.path.realpath(path))  # "." has no name
+    temporary = path.parent / f".{path.name}.resnetv2.tmp"
     try:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise Error(f"{path} exists and is not an empty folder: choose another name")
-        if temporary.exists():
-            shutil.rmtree(temporary)
-        temporary.mkdir(parents=True)
-        yield temporary
-        _sync_directory(temporary)
-        if path.exists():
-            path.rmdir()
-        temporary.rename(path)
-        _sync_directory(path.parent)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(path):
+            try:
+                if temporary.exists():
+                    shutil.rmtree(temporary)
+                temporary.mkdir()
+                yield temporary
+                _sync_directory(temporary)
+                if path.exists():
+                    path.rmdir()
+                temporary.rename(path)
+                _sync_directory(path.parent)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise Error(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep other processes from writing ``path``."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path.with_name(f".{path.name}.resnetv2.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise Error(f"another process is writing {path}") from error
+    try:
+        yield
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            Path(lock.lock_file).unlink()
+        lock.release()
 
 
 def require_space(folder: Path, size: int) -> None:

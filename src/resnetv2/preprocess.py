@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import io
 import math
+import os
+import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -45,6 +48,7 @@ SUFFIXES = frozenset(
     }
 )
 MAX_PIXELS = 89_478_485  # 0.25 GiB of RGB, the size at which Pillow itself begins to warn
+_MOST_BYTES = 12 * MAX_PIXELS  # of a file: the largest picture allowed, uncompressed with 32 bits a channel
 MAX_SIDE = 8192  # of what a network is given
 BACKGROUND = (255, 255, 255)  # what shows through transparent pixels
 _LONGEST = 32  # times the short side
@@ -257,11 +261,31 @@ def open_pixels(source: Readable | bytes, reduction: Callable[[int, int], int] |
         return np.asarray(_finish(image)) if pixels is None else pixels
 
 
-def _read(source: Readable | bytes) -> bytes:
+def read_picture(source: Readable) -> bytes:
+    """Return the bytes of a picture file.
+
+    Raises:
+        DataError: it cannot be read, is no regular file (a pipe would keep its reader waiting), or is larger than the
+            largest picture allowed could be.
+    """
     try:
-        data = source if isinstance(source, bytes) else source.read_bytes()
+        if isinstance(source, Path):
+            check_file(source.stat())
+        return source.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise DataError(getattr(error, "strerror", None) or str(error)) from error
+
+
+def check_file(status: os.stat_result) -> None:
+    """Refuse what no picture is read from; see ``read_picture``."""
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError("not a regular file")
+    if status.st_size > _MOST_BYTES:
+        raise DataError(f"{status.st_size:,} bytes, more than the {_MOST_BYTES:,} allowed")
+
+
+def _read(source: Readable | bytes) -> bytes:
+    data = source if isinstance(source, bytes) else read_picture(source)
     if not data:
         raise DataError("the file is empty")
     return data
@@ -363,6 +387,7 @@ def _to_uint8(values: np.ndarray, mode: str) -> np.ndarray:
         if not np.isfinite(values).all():
             raise DataError("the picture holds NaN or infinite values")
         top = 255.0 if values.min() >= 0 and values.max() <= 1 else 1.0
-    else:
-        top = 255.0 / 65535.0
-    return np.rint(np.clip(values.astype(np.float64) * top, 0, 255)).astype(np.uint8)
+        return np.rint(np.clip(values.astype(np.float64) * top, 0, 255)).astype(np.uint8)
+    table: np.ndarray = np.rint(np.arange(65536) * (255.0 / 65535.0)).astype(np.uint8)
+    scaled: np.ndarray = table[values if values.dtype == np.uint16 else values.clip(0, 65535)]
+    return scaled

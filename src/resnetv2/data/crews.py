@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from functools import partial
+from multiprocessing import resource_tracker
 from multiprocessing.shared_memory import SharedMemory
 from pathlib import Path
 
@@ -180,6 +181,7 @@ class _Shift:
             with _deaf():  # the pool starts a process when it wants one more
                 futures = [pool.submit(_decode, decoder, tasks[p], memory.name, start + each * p.start) for p in parts]
         except BrokenExecutor:
+            self.crew.lose("a worker process died")
             return self._instead(decoder, tasks)
         self.futures.update(futures)
         return partial(self._finish, memory, decoder, tasks, start, futures)
@@ -213,7 +215,11 @@ class _Shift:
         if _SHARED.is_dir() and shutil.disk_usage(_SHARED).free < size:  # beyond it, a process is killed at a touch
             self.crew.lose(f"{_SHARED} has less than the {size:,} bytes of shared memory that batches need")
             return None
-        memory = SharedMemory(create=True, size=size)
+        try:
+            memory = SharedMemory(create=True, size=size)
+        except OSError as error:
+            self.crew.lose(f"no {size:,} bytes of shared memory can be had ({error.strerror or error})")
+            return None
         self.stack.callback(memory.unlink)
         self.stack.callback(memory.close)
         self.stack.callback(self._drain)  # first of the three
@@ -240,6 +246,7 @@ def _deaf() -> Iterator[None]:
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
+    resource_tracker.ensure_running()  # who starts it in the block finds Ctrl-C let in again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield

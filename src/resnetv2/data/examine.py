@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +19,7 @@ from resnetv2.data.fingerprint import WORDS, fingerprint
 from resnetv2.data.index import Contents, Index
 from resnetv2.data.ledger import Ledger, file_keys, member_keys
 from resnetv2.data.shards import Member
-from resnetv2.preprocess import MAX_PIXELS, open_header, open_picture
+from resnetv2.preprocess import open_header, open_picture, read_picture
 
 FACTS = np.dtype(
     [
@@ -39,7 +38,6 @@ FACTS = np.dtype(
     ]
 )
 _ORIENTATION = 0x0112
-_MOST_BYTES = 12 * MAX_PIXELS  # of a file: the largest picture allowed, uncompressed with 32 bits a channel
 _LARGE = 2**24  # bytes of a file or pixels of a picture from which on they are taken one at a time: memory is bounded
 _STRIP = 2**20  # pixels hashed in one go
 _AT_ONCE = 256  # pictures handed to the threads in one go, so that a million paths cost no memory
@@ -81,19 +79,21 @@ def examine_pictures(index: Index, progress: Counter | None = None) -> Examined:
     unknown, done = np.flatnonzero(~known), int(known.sum())
     reasons = {}
     examine_place = partial(_examine, threading.Lock())
-    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
-        for start in range(0, len(unknown), _AT_ONCE):
-            some = unknown[start : start + _AT_ONCE]
-            for i, result in zip(some, pool.map(examine_place, [index.place(int(i)) for i in some]), strict=True):
-                if isinstance(result, str):
-                    reasons[int(i)] = result
-                    keys[i] = 0
-                else:
-                    facts[i] = result
-            if progress is not None:
-                progress(done + start + len(some), total)
-    if len(unknown) > len(reasons):
-        ledger.write(keys, facts)
+    seen = known.copy()
+    try:
+        with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+            for start in range(0, len(unknown), _AT_ONCE):
+                some = unknown[start : start + _AT_ONCE]
+                for i, result in zip(some, pool.map(examine_place, [index.place(int(i)) for i in some]), strict=True):
+                    if isinstance(result, str):
+                        reasons[int(i)] = result
+                    else:
+                        facts[i], seen[i] = result, True
+                if progress is not None:
+                    progress(done + start + len(some), total)
+    finally:  # who stops a check of a million pictures need not begin it again
+        if seen.sum() > done:
+            ledger.write(np.where(seen[:, None], keys, 0), facts)
     return Examined(facts, reasons)
 
 
@@ -125,12 +125,8 @@ def _examine(turn: threading.Lock, path: Path | Member) -> np.void | str:
     """Return the facts of a picture file, or why it has none; large ones wait for their ``turn``."""
     try:
         size = path.size if isinstance(path, Member) else path.stat().st_size
-        if isinstance(path, Path) and not stat.S_ISREG(path.stat().st_mode):  # a pipe would keep its reader waiting
-            return "not a regular file"
-        if size > _MOST_BYTES:
-            return f"{size:,} bytes, more than the {_MOST_BYTES:,} allowed"
         with turn if size > _LARGE else nullcontext():
-            data = path.read_bytes()
+            data = read_picture(path)
             if size > _LARGE or _area(data) <= _LARGE:
                 return examine(data)
         with turn:

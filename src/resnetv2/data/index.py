@@ -26,7 +26,7 @@ from resnetv2.data.parquet import PARQUET
 from resnetv2.data.shards import SHARD_LIST, Member, Shards, read_shards
 from resnetv2.data.splits import SPLITS, assign_splits, join_groups, match_groups
 from resnetv2.data.targets import class_names, count_classes, encode_labels, label_text, misread, natural_key
-from resnetv2.errors import DataError
+from resnetv2.errors import ConfigError, DataError
 from resnetv2.preprocess import SUFFIXES, Readable
 
 _SHOWN = 10  # problems spelled out in one message; the rest are counted
@@ -152,7 +152,7 @@ class Index:
         why = whole if self.groups is not None and self.given is not None and (self.given == "").any() else ""
         found = [("", f"there are no {s!r} pictures{why}") for s in SPLITS[:2] if not table[:, SPLITS.index(s)].any()]
         if self.task == "regression":
-            same = len(np.unique(self.labels)) < 2
+            same = len(self.labels) > 0 and len(np.unique(self.labels)) < 2
             return [*found, ("", f"every target is {self.labels[0]:g}; there is nothing to learn")] if same else found
         if self.task == "multilabel" and not len(self.classes):
             found.append(("", "no picture has a label"))
@@ -204,6 +204,22 @@ class _Places(Sequence[Readable]):
         return self._index.place(int(self._chosen[place]))
 
 
+def refuse_inside(out: str | Path, data: Path) -> None:
+    """Refuse to write where data is only read: over a picture or the list itself, or anywhere below its folder.
+
+    Beside a list that names no folder of its own, there is room.
+
+    Raises:
+        ConfigError: ``out`` is such a place.
+    """
+    place, real = (Path(os.path.realpath(path)) for path in (out, data))
+    root = data if data.is_dir() else read_data_root(data)
+    if root is not None and place.is_relative_to(os.path.realpath(root)):
+        raise ConfigError(f"{out} lies inside {root}, which is only read: choose another place")
+    if place == real or (place.suffix.lower() in SUFFIXES and os.path.lexists(out)):
+        raise ConfigError(f"{out} is there already and would be lost: choose another place")
+
+
 def read_index(data: Path, group_by: str | None = None, task: str | None = None) -> Index:
     """Find the pictures of a folder, a manifest (CSV or Parquet) or a packed folder.
 
@@ -224,7 +240,7 @@ def read_index(data: Path, group_by: str | None = None, task: str | None = None)
     """
     if not os.path.exists(data):  # noqa: PTH110  Path.exists raises on a name too long
         raise DataError(f"no such folder or CSV file: {data}")
-    if (data / SHARD_LIST).is_file():
+    if os.path.isfile(data / SHARD_LIST):  # noqa: PTH113  Path.is_file raises where one may not look
         packed, shards, packed_task = read_shards(data)
         return _regroup(_build(data, packed, task or packed_task, shards), group_by)
     if data.is_dir():
@@ -232,6 +248,8 @@ def read_index(data: Path, group_by: str | None = None, task: str | None = None)
             return _group(_build(data, _read_folder(data), task or "classification"), group_by)
         except OSError as error:
             _refuse(error)
+        except RecursionError as error:
+            raise DataError(f"{data} has folders in folders too deep to be looked through") from error
     if data.suffix.lower() not in {".csv", *PARQUET}:
         raise DataError(
             f"{data} is neither a folder of pictures nor a .csv or .parquet file (archives must be unpacked first)"

@@ -17,14 +17,14 @@ from resnetv2.data.shards import Shards, shard_name
 from resnetv2.errors import Error
 from resnetv2.files import replace_file
 
-VERSION = 1  # of what the facts mean
+VERSION = 2  # of what the facts mean
 _SETTLED = 2 * 10**9  # ns: a file younger than this may change again within the tick of its file system's clock
 _SPARE = 100_000  # rows kept beyond twice what was asked for
 _DIGEST = hashlib.sha256().digest_size
 
 
 class Ledger:
-    """The facts about the pictures below one folder, by path, size and time of the last change.
+    """The facts about the pictures below one folder, by path, size and times of the last changes, of content and entry.
 
     A ledger that is damaged, absent or of another version is an empty one. Pictures that could not be read are not in
     it: their reason may be gone.
@@ -87,7 +87,7 @@ def file_keys(root: Path, paths: Sequence[str]) -> np.ndarray:
         except (OSError, ValueError):
             continue
         if stat.st_mtime_ns < newest:
-            keys[i] = _key(f"{stat.st_size} {stat.st_mtime_ns} {path}")
+            keys[i] = _key(f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {path}")
     return keys
 
 

@@ -143,9 +143,11 @@ class Loader:
         )
         repeats = count_repeats(order)
         bounds = self.bounds[start:]
+        if not bounds:  # a run that was stopped after the last step of an epoch goes on here
+            return
         side = self.preprocessing.image_size if size is None else size
         decoder = Decoder(self.preprocessing, self.augment, side)
-        largest = max((high - low for low, high in bounds), default=0) * 3 * side**2
+        largest = max(high - low for low, high in bounds) * 3 * side**2
         ahead = max(1, min(_AHEAD, _AHEAD_BYTES // max(largest, 1)))
         waiting: deque[tuple[np.ndarray, int, Finish]] = deque()
         with self.crew.at_work(ahead + 1, largest) as begin:

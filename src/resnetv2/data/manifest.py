@@ -139,6 +139,9 @@ def _saved_row(cells: dict[str, str], column: str) -> Row:
 def _find_column(path: Path, task: str | None) -> str:
     """Return the column of the labels."""
     _, names = next(_table(path))
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise DataError(f"{path} has columns of the same name: {', '.join(twice)}")
     wanted: list[str] = [tasks.COLUMNS[task]] if task else list(_TASK_OF)
     wanted += ["label"] if task == "multilabel" else []
     found = [column for column in wanted if column in names]
@@ -160,7 +163,7 @@ def _read(
         except ValueError as error:
             problems.append(f"{place}: {error}")
             continue
-        full = os.path.normpath(root / row.path)
+        full = os.path.abspath(root / row.path)  # noqa: PTH100  Path.absolute keeps ".."
         unread = misread(task, row.label)
         if not row.path or unread:
             problems.append(f"{place}: {unread or 'image_path is empty'}")
@@ -197,7 +200,7 @@ def _is_parquet(path: Path) -> bool:
 def _csv_table(path: Path) -> Iterator[tuple[str, list[str]]]:
     try:
         with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            reader = csv.reader(file)
+            reader = csv.reader(file, strict=True)  # a quote that is not closed would swallow lines
             yield "line 1", next(reader, [])
             for cells in reader:
                 if cells:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from resnetv2.console import Counter
-from resnetv2.data.index import Index, read_index
+from resnetv2.data.index import Index, read_index, refuse_inside
 from resnetv2.data.shards import HEADS, SHARD_LIST, read_shards, shard_name
 from resnetv2.errors import ConfigError, DataError
 from resnetv2.files import new_folder, replace_file
+from resnetv2.preprocess import read_picture
 
 _MEGABYTE = 10**6
 _BLOCK = tarfile.BLOCKSIZE
@@ -63,8 +64,7 @@ def pack(
     data, out = Path(data), Path(out)
     if not isinstance(max_size, int) or max_size < 1:
         raise ConfigError(f"max_size must be a whole number of megabytes from 1 on, got {max_size!r}")
-    if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
-        raise ConfigError(f"{out} lies inside {data}, which is only read: choose another OUT")
+    refuse_inside(out, data)
     index = read_index(data, group_by)
     names = _member_names(index.paths)
     with new_folder(out) as folder:
@@ -112,9 +112,9 @@ def _write_shards(index: Index, names: Sequence[str], folder: Path, most: int) -
 def _read(index: Index, i: int) -> bytes:
     place = index.place(i)
     try:
-        return place.read_bytes()
-    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
-        raise DataError(f"cannot read {place}: {getattr(error, 'strerror', None) or error}") from error
+        return read_picture(place)
+    except DataError as error:
+        raise DataError(f"cannot read {place}: {error}") from error
 
 
 def _member_names(paths: Sequence[str]) -> list[str]:

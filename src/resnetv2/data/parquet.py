@@ -35,6 +35,8 @@ def read_parquet(path: Path) -> Iterator[tuple[str, list[str]]]:
         with ParquetFile(path) as file:
             schema, number = file.schema_arrow, 0
             yield "columns", list(schema.names)
+            if len(set(schema.names)) < len(schema.names):
+                raise DataError(f"{path} has columns of the same name")
             told = [field.name for field in schema if _is_told(field.type)]
             for batch in file.iter_batches(_ROWS, columns=told):
                 columns = {name: _texts(batch.column(name)) for name in batch.schema.names}
@@ -42,7 +44,7 @@ def read_parquet(path: Path) -> Iterator[tuple[str, list[str]]]:
                 for cells in zip(*(columns.get(name, empty) for name in schema.names), strict=True):
                     number += 1
                     yield f"row {number}", list(cells)
-    except (OSError, ValueError, pa.ArrowException) as error:  # ValueError: texts that are none
+    except (OSError, ValueError, OverflowError, pa.ArrowException) as error:  # texts or times that are none
         raise DataError(f"{path} is no readable Parquet file: {error}") from error
 
 

@@ -95,7 +95,7 @@ def read_shards(folder: Path) -> tuple[list[Row], Shards, str]:
     path = folder / SHARD_LIST
     try:
         with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            reader = csv.reader(file)
+            reader = csv.reader(file, strict=True)
             head = tuple(next(reader, ()))
             task = next((task for task, names in HEADS.items() if names == head), None)
             if task is None:
@@ -132,6 +132,7 @@ def _is_sound(task: str, cells: Sequence[str]) -> bool:
         and not misread(task, label)
         and split in (*SPLITS, "")
         and all(form.fullmatch(text) for form, text in forms)
+        and shard == shard_name(int(shard[6:-4]))
     )
 
 

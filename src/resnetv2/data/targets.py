@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Sequence
 
@@ -13,6 +12,8 @@ from resnetv2.errors import DataError
 
 SEPARATOR = "|"  # of the classes of a picture that may have several
 _SHOWN = 10
+_LARGEST = 1e37  # of a target: the network computes in float32
+_DIGITS = 4300  # of a number: more are text to Python
 
 
 def natural_key(name: str) -> list[tuple[int, int, str]]:
@@ -20,7 +21,11 @@ def natural_key(name: str) -> list[tuple[int, int, str]]:
 
     Different names have different keys ("1" and "01"), so that no order depends on where the names came from.
     """
-    parts = [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in re.split(r"(\d+)", name) if part]
+    parts = [
+        (0, int(part), "") if part.isdecimal() and len(part) <= _DIGITS else (1, 0, part)
+        for part in re.split(r"(\d+)", name)
+        if part
+    ]
     return [*parts, (-1, 0, name)]
 
 
@@ -32,7 +37,7 @@ def split_label(label: str) -> list[str]:
 def misread(task: str, label: str) -> str:
     """Return why a label cannot be read, or ""; only pictures that may have several classes may have none."""
     if task == "regression":
-        return "" if _is_number(label) else f"the target {label!r} is no number"
+        return "" if _is_number(label) else f"the target {label!r} is no number from -{_LARGEST:g} to {_LARGEST:g}"
     return "" if label or task == "multilabel" else "the label is empty"
 
 
@@ -104,6 +109,6 @@ def count_classes(task: str, labels: np.ndarray, size: int) -> np.ndarray:
 
 def _is_number(text: str) -> bool:
     try:
-        return math.isfinite(float(text))
+        return "_" not in text and abs(float(text)) <= _LARGEST
     except ValueError:
         return False

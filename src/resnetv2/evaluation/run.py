@@ -11,6 +11,7 @@ import numpy as np
 
 from resnetv2.console import Counter
 from resnetv2.data.check import check_policy
+from resnetv2.data.index import refuse_inside
 from resnetv2.errors import ConfigError
 from resnetv2.evaluation.abstention import abstention_report, tell_abstention
 from resnetv2.evaluation.answers import Pictures, ask, ask_with_distances, find_pictures
@@ -73,8 +74,8 @@ def evaluate(
     if batch_size < 1:
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     check_policy(on_bad_image)
-    if html is not None and Path(data).is_dir() and Path(html).resolve().is_relative_to(Path(data).resolve()):
-        raise ConfigError(f"{html} lies inside {data}, which is only read: choose another file for the page")
+    if html is not None:
+        refuse_inside(html, Path(data))
     loaded = model if isinstance(model, Classifier) else read_model(model)
     name = "" if isinstance(model, Classifier) else str(model)
     pictures = find_pictures(loaded.header, name, data, split, on_bad_image)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from resnetv2.console import Counter
+from resnetv2.data.index import refuse_inside
 from resnetv2.data.load import Batch
 from resnetv2.errors import ConfigError
 from resnetv2.recipes import PRETRAINED
@@ -47,8 +48,8 @@ def find_lr(
         Error: ``plot`` cannot be written.
     """
     data = Path(data)
-    if plot is not None and data.is_dir() and Path(plot).resolve().is_relative_to(data.resolve()):
-        raise ConfigError(f"{plot} lies inside {data}, which is only read: choose another file for the plot")
+    if plot is not None:
+        refuse_inside(plot, data)
     settings = {**(set or {}), **({} if weights is None else {"weights": str(weights), "recipe": "finetune"})}
     if settings.get("recipe") in PRETRAINED and settings["recipe"] != "finetune":
         raise ConfigError(f"recipe {settings['recipe']!r} trains no whole network: leave it out")

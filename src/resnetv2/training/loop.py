@@ -22,7 +22,7 @@ import resnetv2
 from resnetv2.console import talk
 from resnetv2.data.index import Index, Samples
 from resnetv2.data.load import Batch
-from resnetv2.errors import Error, Interrupted
+from resnetv2.errors import DataError, Error, Interrupted
 from resnetv2.model import ResNetV2
 from resnetv2.preprocess import Preprocessing
 from resnetv2.recipes import TrainConfig
@@ -286,7 +286,7 @@ class Run:
         progress, steps = self.progress, len(self.parts.train)
         self.model.train()
         stopwatch = Stopwatch(self.parts.train)
-        for batch in stopwatch.watch(self.parts.train.batches(progress.epoch, progress.batch, self.image_size())):
+        for batch in stopwatch.watch(self.batches()):
             rate = self.rate(progress.step)
             outcome = self.take_step(batch, rate)
             if progress.step % _TRACK_EVERY == 0 and progress.batch < steps:  # the epoch's line is its last step's
@@ -296,6 +296,15 @@ class Run:
             if self.is_save_due() and progress.batch < steps:
                 self.save()
         return stopwatch.speed()
+
+    def batches(self) -> Iterator[Batch]:
+        """Yield what is left of the epoch under way; a picture that cannot be read costs no step that was taken."""
+        try:
+            yield from self.parts.train.batches(self.progress.epoch, self.progress.batch, self.image_size())
+        except DataError:
+            if self.world.size == 1:  # else the others wait for a step, not for a save
+                self.save()
+            raise
 
     def take_step(self, batch: Batch, rate: float) -> Outcome:
         """Take one step, and add to the epoch's sums."""

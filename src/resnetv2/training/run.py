@@ -21,7 +21,7 @@ from resnetv2.console import counting, printable, talk
 from resnetv2.data.augment import Augment
 from resnetv2.data.check import Report, check_pictures, readable_index
 from resnetv2.data.crews import Budget
-from resnetv2.data.index import Index, read_index, read_saved_index
+from resnetv2.data.index import Index, read_index, read_saved_index, refuse_inside
 from resnetv2.data.load import Loader
 from resnetv2.data.manifest import shorten
 from resnetv2.errors import ConfigError, DataError, Error
@@ -167,8 +167,7 @@ def _begin(data: Path, out: Path, settings: Mapping[str, Any], time_budget: floa
         raise ConfigError(f"{out} already holds a run: continue it with --resume, or choose another --out")
     if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - DESCRIPTION):
         raise ConfigError(f"{out} exists and is not an empty folder: choose another --out")
-    if data.is_dir() and out.resolve().is_relative_to(data.resolve()):
-        raise ConfigError(f"{out} lies inside {data}, which is only read: choose another --out")
+    refuse_inside(out, data)
     config, index, report, start = prepare(data, settings, time_budget)
     if world.size > 1 and config.recipe in ALONE:
         raise ConfigError(

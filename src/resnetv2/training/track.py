@@ -68,14 +68,14 @@ class Tracker:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close(failed=kind is not None)
 
-    def log(self, step: int, figures: Mapping[str, float]) -> None:
-        """Write figures; those that are no finite number are left out.
+    def log(self, step: int, figures: Mapping[str, float | None]) -> None:
+        """Write figures; those that are undefined or no finite number are left out.
 
         Args:
             step: optimizer steps so far.
             figures: by name, such as "val_top1".
         """
-        finite = {name: float(value) for name, value in figures.items() if math.isfinite(value)}
+        finite = {name: float(value) for name, value in figures.items() if value is not None and math.isfinite(value)}
         for name, sink in list(self.sinks.items()):
             self._attempt(name, partial(sink.log, step, finite))
 
