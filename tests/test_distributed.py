@@ -140,6 +140,7 @@ def test_loss_curves_part_no_faster_than_those_of_one_process_whose_weights_were
 
 def test_one_process_writes_the_files_of_a_run_and_they_are_those_of_one_alone(runs):
     names = {path.relative_to(runs[1][1]) for path in runs[1][1].rglob("*")}
+    assert {Path("report.html"), Path("README.md")} <= names
     for size in SIZES[1:]:
         out = runs[size][1]
         assert {path.relative_to(out) for path in out.rglob("*")} == names

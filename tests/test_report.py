@@ -83,6 +83,20 @@ def test_every_command_in_the_report_works_where_the_run_was_started(place):
         assert done.returncode == 0, (line, done.stderr)
 
 
+def test_where_pictures_were_left_out_commands_leave_them_out_too(place, tmp_path):
+    shutil.copytree(place / "colours", tmp_path / "colours")
+    for split in ("train", "test"):
+        (tmp_path / "colours" / split / "red" / "bad.png").write_bytes(b"no picture")
+    out = train(tmp_path / "colours", tmp_path / "run", on_bad_image="skip").out
+    text = (out / "report.html").read_text(encoding="utf-8")
+    commands = [html.unescape(found) for found in re.findall(r"<pre>(.*?)</pre>", text)]
+    readers = [line for line in commands if line.split()[1] in ("evaluate", "check")]
+    assert len(readers) == 2
+    for line in readers:
+        done = command(*shlex.split(line)[1:], cwd=tmp_path)
+        assert done.returncode == 0, (line, done.stderr)
+
+
 def test_every_command_in_the_card_works_beside_the_model(place):
     lines = re.search(r"```sh\n(.*?)```", (place / "run" / "README.md").read_text(encoding="utf-8"), re.DOTALL)[1]
     commands = [shlex.split(line, comments=True) for line in lines.splitlines() if line.startswith("resnetv2 ")]
@@ -129,6 +143,8 @@ def test_a_finished_run_that_is_resumed_writes_its_report_again_and_changes_no_m
     shutil.copytree("run", "again")
     (place / "again" / "report.html").unlink()
     (place / "again" / "README.md").write_text("license: mine")
+    with (place / "again" / "speed.jsonl").open("a") as file:
+        file.write('{"limit": "mod')  # a writer was killed
     before = (place / "again" / "best.safetensors").read_bytes()
     resnetv2.train("colours", out="again", resume=True)
     assert "Training report" in words_of(place / "again")

@@ -61,8 +61,9 @@ def go_on(data, out):
 
 
 def counted(data, out):
-    """Train, and return how many operations on the run's files that took."""
+    """Train, and return how many operations on the run's files that took, those of the report after it left out."""
     count = [0]
+    resnetv2.training.run.report_run = lambda *_: None
 
     def count_one(event, arguments):
         count[0] += is_about(out, event, arguments)

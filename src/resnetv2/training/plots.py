@@ -98,7 +98,7 @@ def read_history(path: Path) -> dict[str, np.ndarray]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
-    lines = [line for line in map(_parse, text.splitlines()) if "epoch" in line]
+    lines = [line for line in map(parse_line, text.splitlines()) if "epoch" in line]
     if not lines:
         raise DataError(f"{path} holds no finished epoch yet")
     return {
@@ -106,10 +106,11 @@ def read_history(path: Path) -> dict[str, np.ndarray]:
     }
 
 
-def _parse(line: str) -> dict[str, Any]:
+def parse_line(line: str) -> dict[str, Any]:
+    """Return a line of a log, empty if it is not whole."""
     try:
         value = json.loads(line)
-    except ValueError:  # the last line of a run that is being written
+    except ValueError:  # of a run that is being written, or was killed in it
         return {}
     return value if isinstance(value, dict) else {}
 

@@ -13,7 +13,7 @@ import numpy as np
 from resnetv2.config import ARCHITECTURES, ResNetV2Config
 from resnetv2.data.splits import SPLITS
 from resnetv2.training.plan import say_seconds
-from resnetv2.training.plots import read_history
+from resnetv2.training.plots import parse_line, read_history
 from resnetv2.weights.modelfile import Header
 
 _LEAKS = ("leak", "leak_near", "parted")
@@ -59,7 +59,13 @@ def read_record(out: Path, data: str) -> Record:
     )
     lines = (out / "speed.jsonl").read_text(encoding="utf-8").splitlines()
     return Record(
-        out, data, config, environment, check, read_history(out / "metrics.jsonl"), list(map(json.loads, lines))
+        out,
+        data,
+        config,
+        environment,
+        check,
+        read_history(out / "metrics.jsonl"),
+        [line for line in map(parse_line, lines) if line],
     )
 
 

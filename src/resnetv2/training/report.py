@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-import time
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -71,12 +71,12 @@ def show_run(record: Record, index: Index, shown: Shown) -> None:
         Error: a picture is gone, or a file cannot be written.
     """
     card = make_card(record, shown)
-    suspects = find_labels(shown)
+    suspects, today = find_labels(shown), date.today()
     render_page(
         record.out / "report.html",
         "resnetv2.training/report.html.j2",
         card=card,
-        written=time.strftime("%-d %B %Y") if hasattr(time, "tzset") else time.strftime("%d %B %Y"),
+        written=f"{today.day} {today:%B %Y}",
         version=record.environment["resnetv2"],
         is_seen=shown.report["split"] == "val",
         curves=draw_run(record.history),
@@ -158,7 +158,11 @@ def run_commands(record: Record, index: Index, shown: Shown) -> list[tuple[str, 
             3, ("find labels that look wrong, in training too", f"resnetv2 check {data} --model {model} --html {page}")
         )
     exported = shlex.quote(str(record.out / "model.onnx"))
-    return [*commands, ("hand it to another program", f"resnetv2 export {model} --to onnx --out {exported}")]
+    commands.append(("hand it to another program", f"resnetv2 export {model} --to onnx --out {exported}"))
+    if record.config["on_bad_image"] == "error":
+        return commands
+    readers = ("resnetv2 evaluate", "resnetv2 check")  # that refuse what the run left out
+    return [(why, f"{line} --on-bad-image skip" if line.startswith(readers) else line) for why, line in commands]
 
 
 def find_example(index: Index) -> str:
