@@ -20,7 +20,9 @@ from resnetv2.model import ResNetV2
 from resnetv2.preprocess import Preprocessing
 from resnetv2.repository import timm as timms
 from resnetv2.runtime.pytorch import model_file
+from resnetv2.weights.catalogue import card
 from resnetv2.weights.golden import golden_pictures
+from resnetv2.weights.labels import class_names
 from resnetv2.weights.modelfile import Header, read_header, write_model_file
 
 FLOAT32 = 1e-5  # of the largest logit: other orders of float32 sums
@@ -191,6 +193,29 @@ def test_what_timm_wrote_is_loaded_with_its_preprocessing_and_class_names(pictur
     logits, _ = by_timm(tmp_path / "folder", picture)
     expected = classifier.logits([picture])
     assert np.abs(logits - expected).max() <= FLOAT32 * np.abs(expected).max()
+
+
+@pytest.mark.parametrize("nested", [True, False])  # False: as older configs are
+def test_timms_published_config_gives_the_catalogues_preprocessing_and_imagenets_names(nested, tmp_path):
+    config = architecture("resnet18v2", width_factor=0.25)
+    model = write(tmp_path / "model.safetensors", config, classes=tuple(map(str, range(1000))))
+    folder = resnetv2.save_pretrained(model, tmp_path / "folder")
+    pixels = {  # of timm/resnetv2_50.a1h_in1k
+        "input_size": [3, 224, 224],
+        "test_input_size": [3, 288, 288],
+        "interpolation": "bicubic",
+        "crop_mode": "center",
+        "crop_pct": 0.95,
+        "test_crop_pct": 1.0,
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.5, 0.5, 0.5],
+        "num_classes": 1000,
+    }
+    told = {"architecture": "resnetv2_18", "num_classes": 1000, "num_features": 128, "global_pool": "avg"}
+    (folder / "config.json").write_text(json.dumps({**told, **({"pretrained_cfg": pixels} if nested else pixels)}))
+    header = resnetv2.from_pretrained(folder, device="cpu").header
+    assert header.classes == class_names("in1k")
+    assert header.preprocessing == card("resnet50v2.a1h_in1k").preprocessing
 
 
 @pytest.mark.parametrize("to", ["timm", "transformers"])

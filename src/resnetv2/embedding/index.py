@@ -60,7 +60,7 @@ def write_index(path: Path, header: Mapping[str, Any], count: int, width: int) -
     yield add
     told = {**header, "kind": KIND, "schema_version": SCHEMA_VERSION, "width": width}
     texts = np.frombuffer(json.dumps(paths).encode(), np.uint8)
-    write_sealed(path, told, {"graph": np.frombuffer(bytes(graph.save()), np.uint8), "paths": texts})
+    write_sealed(path, told, {"graph": np.frombuffer(graph.save(), np.uint8), "paths": texts})
 
 
 def read_index(path: Path) -> Index:
@@ -88,7 +88,7 @@ def read_index(path: Path) -> Index:
     graph = _new_graph(header["width"])
     try:
         paths = tuple(json.loads(tensors["paths"].tobytes()))
-        graph.load(tensors["graph"].tobytes())
+        graph.load(tensors["graph"].data)
     except (ValueError, KeyError, TypeError, RuntimeError) as error:
         raise ModelFileError(f"{path} is damaged: {type(error).__name__}: {error}") from error
     if len(graph) != len(paths) or graph.ndim != header["width"]:

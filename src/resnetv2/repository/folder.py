@@ -181,7 +181,7 @@ def _their_header(source: str | Path, given: Mapping[str, Any], to: str, checkpo
     try:
         if to == "timm":
             preprocessing = timm.read_preprocessing(config)
-            names = config.get("label_names") or config["pretrained_cfg"].get("label_names") or ()
+            names = config.get("label_names") or config.get("labels") or ()
         else:
             preprocessing = transformers.read_preprocessing(given[_PIXELS])
             names = [config["id2label"][str(number)] for number in range(len(config.get("id2label", ())))]

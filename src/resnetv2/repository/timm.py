@@ -69,7 +69,7 @@ def read_preprocessing(config: Mapping[str, Any]) -> Preprocessing:
     Raises:
         KeyError, TypeError, ValueError: it does not say so, or it is what we do not do.
     """
-    pixels = config["pretrained_cfg"]
+    pixels = config.get("pretrained_cfg", config)  # older configs have one level
     _, height, width = pixels["input_size"]
     mode = pixels.get("crop_mode", "center")
     if height != width or mode not in ("center", "squash"):
