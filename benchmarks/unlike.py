@@ -18,7 +18,6 @@ import resnetv2
 from resnetv2.data.index import read_index
 from resnetv2.digits import write_digits
 from resnetv2.inference import softmax
-from resnetv2.weights.likeness import TrainingFeatures
 
 CLOTHES = Path("/usr/share/datasets/fashion-mnist")
 COUNTS = {"train": 6000, "val": 600, "test": 1000}
@@ -101,16 +100,14 @@ def make_scores(features, labels, likeness):
     means = np.stack([features[labels == k].mean(axis=0) for k in np.unique(labels)])
     within = LedoitWolf(assume_centered=True).fit(features - means[labels]).precision_
     whole = LedoitWolf().fit(features)
-    of_unit = TrainingFeatures.of(unit(features), labels)
     some = features[np.unique(np.linspace(0, len(features) - 1, 1000).round().astype(int))]
     return {
         "highest probability": lambda logits, _: -softmax(logits).max(axis=1),
         "ours": lambda _, found: likeness.distances(found),
-        "whole covariance": lambda _, found: squares(found, means, within),
-        "relative": lambda _, found: (
+        "whole covariance, raw": lambda _, found: squares(found, means, within),
+        "relative, raw": lambda _, found: (
             squares(found, means, within) - squares(found, whole.location_[None], whole.precision_)
         ),
-        "ours, of unit length": lambda _, found: of_unit.distances(unit(found)),
         "neighbour 1 of all": lambda _, found: neighbour(features, found, 1),
         "neighbour 1 of 1,000": lambda _, found: neighbour(some, found, 1),
         "neighbour 10 of 1,000": lambda _, found: neighbour(some, found, 10),

@@ -209,12 +209,13 @@ def test_without_torch_it_abstains_too(calibrated, strange, tmp_path):
 
 
 def test_an_artefact_whose_features_are_others_is_not_written(calibrated, tmp_path, monkeypatch):
-    def doubled(config, preprocessing, weights):  # features twice as large, and the same logits
-        changed = {f"norm.{part}": 2 * weights[f"norm.{part}"] for part in ("weight", "bias")}
-        changed["head.fc.weight"] = weights["head.fc.weight"] / 2
+    def stretched(config, preprocessing, weights):  # half of the features four times as large, and the same logits
+        by = np.where(np.arange(len(weights["norm.weight"])) % 2, 4, 1).astype(np.float32)
+        changed = {f"norm.{part}": by * weights[f"norm.{part}"] for part in ("weight", "bias")}
+        changed["head.fc.weight"] = weights["head.fc.weight"] / by
         return build_graph(config, preprocessing, {**weights, **changed})
 
-    monkeypatch.setattr(exporting, "build_graph", doubled)
+    monkeypatch.setattr(exporting, "build_graph", stretched)
     with pytest.raises(ModelFileError, match=r"nothing was written: the artefact is .*% off in how far the golden"):
         resnetv2.export(calibrated, to="onnx", out=tmp_path / "new" / "model.onnx")
     assert list((tmp_path / "new").iterdir()) == []

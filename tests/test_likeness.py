@@ -13,7 +13,12 @@ def gaussians(n, d, classes=3, seed=0):
     rng = np.random.default_rng(seed)
     labels = np.arange(n) % classes
     mixing = rng.normal(size=(d, d)) / np.sqrt(d)
-    return 5 * rng.normal(size=(classes, d))[labels] + rng.normal(size=(n, d)) @ mixing, labels
+    features = 5 * rng.normal(size=(classes, d))[labels] + rng.normal(size=(n, d)) @ mixing
+    return unit(features), labels
+
+
+def unit(features):
+    return features / np.linalg.norm(features, axis=1, keepdims=True)
 
 
 def test_with_all_axes_the_distance_is_sklearns_from_the_nearest_mean():
@@ -37,7 +42,7 @@ def test_the_distance_is_about_1_for_more_of_the_same_and_grows_away_from_it():
     assert (likeness.distances(features[5000:] + 5 * noise) > same).all()
 
 
-@pytest.mark.parametrize(("n", "d"), [(3, 50), (4, 50), (30, 50), (200, 50), (7, 2), (3, 1)])
+@pytest.mark.parametrize(("n", "d"), [(3, 50), (4, 50), (30, 50), (200, 50), (7, 2)])
 def test_distances_are_finite_however_few_the_pictures(n, d):
     features, labels = gaussians(n, d)
     likeness = TrainingFeatures.of(features, labels)
@@ -51,7 +56,7 @@ def test_features_that_never_vary_are_no_division_by_zero():
     likeness = TrainingFeatures.of(np.zeros((10, 4), np.float32), np.arange(10) % 2)
     assert np.isfinite(likeness.distances(np.zeros((2, 4), np.float32))).all()
     features, labels = gaussians(100, 6)
-    features[:, 2] = 7
+    features[:, 2] = 0
     likeness = TrainingFeatures.of(features, labels)
     strange = features[:1] + np.eye(6)[2]
     assert likeness.distances(strange) > 100 * likeness.distances(features[:1])

@@ -21,7 +21,8 @@ _ROWS = 4_000_000  # numbers in memory at a time
 class TrainingFeatures:
     """The pooled features of the training pictures, as one normal distribution for each class, all of one covariance.
 
-    Distances are Mahalanobis's from the nearest mean (Lee et al. 2018, arXiv 1807.03888). The covariance is that of
+    Features are scaled to unit length first. Distances are Mahalanobis's from the nearest mean (Lee et al. 2018, arXiv
+    1807.03888). The covariance is that of
     probabilistic principal components (Tipping and Bishop 1999): some axes with a variance each, and one for the rest,
     which is small to keep and sound where there are fewer pictures than features.
 
@@ -38,7 +39,7 @@ class TrainingFeatures:
     @classmethod
     def of(cls, features: np.ndarray, labels: np.ndarray) -> Self:
         """Learn them from features float (n, d) and labels int (n,)."""
-        features = features.astype(np.float64)
+        features = _to_unit(features)
         present, place = np.unique(labels, return_inverse=True)
         sums = np.zeros((len(present), features.shape[1]))
         np.add.at(sums, place, features)
@@ -86,10 +87,18 @@ class TrainingFeatures:
         nearest = np.empty(len(features))
         step = max(1, _ROWS // self.means.size)
         for start in range(0, len(features), step):
-            some = features[start : start + step].astype(np.float64)
+            some = _to_unit(features[start : start + step])
             parts = np.square((some @ axes.T)[:, None] - centres[None])  # (n, c, r)
             whole = np.square(some[:, None] - means[None]).sum(axis=2)
             others = np.maximum(whole - parts.sum(axis=2), 0)  # rounding may go below
             nearest[start : start + step] = ((parts / along).sum(axis=2) + others / rest).min(axis=1)
         nearest /= d
         return nearest
+
+
+def _to_unit(features: np.ndarray) -> np.ndarray:
+    """Return features (N, d) scaled to unit length, float64; nothing but zeros stays so."""
+    values = features.astype(np.float64)
+    lengths = np.linalg.norm(values, axis=1, keepdims=True)
+    result: np.ndarray = values / np.maximum(lengths, np.finfo(np.float32).tiny)
+    return result
