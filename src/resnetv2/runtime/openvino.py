@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ class OpenVinoSession:
 
 @functools.cache
 def openvino_core() -> Any:
-    """Return the one ``openvino.Core`` of the process, which is never freed.
+    """Return the one ``openvino.Core`` of the process, which is freed when that ends.
 
     On processors with AMX a core gives the thread that first compiles with it a stack for signal handlers, and unmaps
     that stack when it is freed, by whichever thread: the next signal, Ctrl-C say, would then end the process.
@@ -94,6 +95,7 @@ def openvino_core() -> Any:
         import openvino
     except ModuleNotFoundError as error:
         raise MissingExtra("running on OpenVINO", "openvino") from error
+    atexit.register(openvino_core.cache_clear)  # later its threads may be at work in what is gone: exit code 134
     return openvino.Core()
 
 
