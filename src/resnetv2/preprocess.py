@@ -270,13 +270,13 @@ def read_picture(source: Readable) -> bytes:
     """
     try:
         if isinstance(source, Path):
-            check_file(source.stat())
+            _check_file(source.stat())
         return source.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise DataError(getattr(error, "strerror", None) or str(error)) from error
 
 
-def check_file(status: os.stat_result) -> None:
+def _check_file(status: os.stat_result) -> None:
     """Refuse what no picture is read from; see ``read_picture``."""
     if not stat.S_ISREG(status.st_mode):
         raise DataError("not a regular file")

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from resnetv2.cli.placement import add_placement
+from resnetv2.cli.unreadable import add_policy, tell_skipped
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,12 +29,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--split", choices=splits, default="val", help="val, and no other is taken (default: %(default)s)"
     )
     add_placement(parser)
-    parser.add_argument(
-        "--on-bad-image",
-        choices=("error", "skip"),
-        default="error",
-        help="unreadable pictures: refuse, or leave out (default: %(default)s)",
-    )
+    add_policy(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -42,14 +38,13 @@ def run(args: argparse.Namespace) -> int:
     """Calibrate, and print what was found."""
     import resnetv2
     from resnetv2.cli.show import print_json
-    from resnetv2.console import counting, printable, talk
+    from resnetv2.console import counting
 
     options = {"out": args.out, "error_rate": args.error_rate, "split": args.split, "on_bad_image": args.on_bad_image}
     options |= {"device": args.device, "runtime": args.runtime}
     with counting("calibrating") as progress:
         report = resnetv2.calibrate(args.model, args.data, **options, progress=progress)
-    for skipped in report["skipped"]:
-        talk().print(f"left out: {printable(skipped['path'])}: {skipped['reason']}", soft_wrap=True)
+    tell_skipped(report["skipped"])
     if args.json:
         print_json(report)
     else:

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from resnetv2.cli.placement import add_placement
+from resnetv2.cli.unreadable import add_policy, tell_skipped
 
 _SHOWN = 20  # pictures that get different answers; --json has all of them
 
@@ -29,12 +30,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--batch-size", type=int, default=32, metavar="B", help="pictures at a time (default: %(default)s)"
     )
     add_placement(parser)
-    parser.add_argument(
-        "--on-bad-image",
-        choices=("error", "skip"),
-        default="error",
-        help="unreadable pictures: refuse, or leave out (default: %(default)s)",
-    )
+    add_policy(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.set_defaults(run=run)
 
@@ -43,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     """Compare and print the figures, the verdict, and pictures that get different answers."""
     import resnetv2
     from resnetv2.cli.show import print_json
-    from resnetv2.console import counting, printable, talk
+    from resnetv2.console import counting, talk
 
     with counting("comparing") as progress:
         result = resnetv2.compare(
@@ -57,8 +53,7 @@ def run(args: argparse.Namespace) -> int:
             on_bad_image=args.on_bad_image,
             progress=progress,
         )
-    for skipped in result["skipped"]:
-        talk().print(f"left out: {printable(skipped['path'])}: {skipped['reason']}", soft_wrap=True)
+    tell_skipped(result["skipped"])
     if result["left_out"]:
         talk().print(f"left out: {result['left_out']:,} pictures that are in this split of one model's run alone")
     if args.json:

@@ -6,6 +6,7 @@ import argparse
 from typing import Any
 
 from resnetv2.cli.placement import add_placement
+from resnetv2.cli.unreadable import add_policy, tell_skipped
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -25,12 +26,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--batch-size", type=int, default=32, metavar="B", help="pictures at a time (default: %(default)s)"
     )
     add_placement(parser)
-    parser.add_argument(
-        "--on-bad-image",
-        choices=("error", "skip"),
-        default="error",
-        help="unreadable pictures: refuse, or leave out (default: %(default)s)",
-    )
+    add_policy(parser)
     parser.add_argument(
         "--tta", choices=("flip", "five-crop"), help="average over views of each picture: mirrored, or the corners"
     )
@@ -43,14 +39,13 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate and print the figures."""
     import resnetv2
     from resnetv2.cli.show import print_json
-    from resnetv2.console import counting, printable, talk
+    from resnetv2.console import counting
 
     options = {"split": args.split, "batch_size": args.batch_size, "device": args.device, "runtime": args.runtime}
     options |= {"on_bad_image": args.on_bad_image, "tta": args.tta, "html": args.html}
     with counting("evaluating") as progress:
         report = resnetv2.evaluate(args.model, args.data, **options, progress=progress)
-    for skipped in report["skipped"]:
-        talk().print(f"left out: {printable(skipped['path'])}: {skipped['reason']}", soft_wrap=True)
+    tell_skipped(report["skipped"])
     if args.json:
         print_json(report)
     else:

@@ -71,7 +71,7 @@ def show_run(record: Record, index: Index, shown: Shown) -> None:
         Error: a picture is gone, or a file cannot be written.
     """
     card = make_card(record, shown)
-    suspects, today = find_labels(shown), date.today()
+    (suspects, more), today = find_labels(shown), date.today()
     render_page(
         record.out / "report.html",
         "resnetv2.training/report.html.j2",
@@ -80,8 +80,8 @@ def show_run(record: Record, index: Index, shown: Shown) -> None:
         version=record.environment["resnetv2"],
         is_seen=shown.report["split"] == "val",
         curves=draw_run(record.history),
-        suspects=suspects[:SUSPECTS],
-        suspects_left_out=len(suspects[SUSPECTS:]),
+        suspects=suspects,
+        suspects_left_out=more,
         data=data_values(record, index),
         settings=[(key, say_setting(value)) for key, value in record.config.items()],
         environment=environment_facts(record),
@@ -104,20 +104,22 @@ def measure_held_out(record: Record, index: Index, device: str) -> Shown:
     return Shown(report, classifier.header, held_out, logits, heat_of(classifier), MISTAKES)
 
 
-def find_labels(shown: Shown) -> list[dict[str, str]]:
-    """Return held-out pictures whose labels look wrong to the network, which has not learnt from them."""
+def find_labels(shown: Shown) -> tuple[list[dict[str, str]], int]:
+    """Return held-out pictures whose labels look wrong to the network, which has not learnt from them.
+
+    Also how many more there are than are shown.
+    """
     labels = shown.index.labels
     there = np.unique(labels)
     if shown.header.task != "classification" or len(there) < 2:
-        return []
+        return [], 0
     probabilities = softmax(shown.logits)[:, there]
     places, suggested = find_suspects(probabilities, np.searchsorted(there, labels))
     said = [
         f"rather {shown.header.classes[there[j]]} ({probabilities[i, j]:.0%})"
         for i, j in zip(places[:SUSPECTS], suggested, strict=False)
     ]
-    shown_labels = show_labels(shown.index, places[:SUSPECTS].tolist(), said)
-    return [*shown_labels, *({} for _ in places[SUSPECTS:])]
+    return show_labels(shown.index, places[:SUSPECTS].tolist(), said), len(places[SUSPECTS:])
 
 
 # --- what was trained on ---
