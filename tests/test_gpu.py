@@ -12,7 +12,10 @@ import torch
 from runs import TINY, command, write_colours
 
 import resnetv2
+from resnetv2.data.load import Batch
+from resnetv2.errors import DataError
 from resnetv2.runtime.pytorch import TorchSession, build_model
+from resnetv2.training.upload import place_batches
 from resnetv2.weights.modelfile import read_model_file
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA GPU")
@@ -120,3 +123,24 @@ def test_predictions_of_a_folder_do_not_depend_on_the_device(trained, colours):
     lines = [[json.loads(line) for line in a.stdout.splitlines()] for a in answers]
     assert len(lines[0]) == len(lines[1]) > 0
     assert [line["label"] for line in lines[0]] == [line["label"] for line in lines[1]]
+
+
+def test_batches_arrive_on_the_gpu_whole_and_in_order():
+    rng = np.random.default_rng(0)
+    sent = [Batch(rng.integers(0, 256, (64, 56, 56, 3), np.uint8), np.full(64, n), np.arange(64)) for n in range(9)]
+    busy = torch.randn(4096, 4096, device="cuda")
+    for batch, expected in zip(place_batches(iter(sent), torch.device("cuda")), sent, strict=True):
+        busy = busy @ busy  # the copy of the next batch runs beside this
+        assert batch.labels is expected.labels
+        np.testing.assert_array_equal(batch.array.cpu().numpy(), expected.pictures)
+
+
+def test_a_picture_that_fails_while_the_gpu_computes_is_the_loaders_error():
+    def batches():
+        yield Batch(np.zeros((2, 8, 8, 3), np.uint8), np.zeros(2), np.arange(2))
+        raise DataError("bad.png cannot be read")
+
+    arriving = place_batches(batches(), torch.device("cuda"))
+    assert next(arriving).array.device.type == "cuda"
+    with pytest.raises(DataError, match=r"bad\.png"):
+        next(arriving)

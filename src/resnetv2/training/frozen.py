@@ -39,6 +39,7 @@ from resnetv2.training.objective import Objective
 from resnetv2.training.probe import Probe, fit_classes, fit_tags, fit_values
 from resnetv2.training.start import Start
 from resnetv2.training.step import Outcome
+from resnetv2.training.upload import Placed
 from resnetv2.weights.modelfile import ModelFile
 
 FOLDED = "torch, norms folded"
@@ -161,7 +162,7 @@ class ProbeRun(Run):
         super().__init__(frozen.config, frozen.index, parts, out, origin)
         self.frozen = frozen
 
-    def try_step(self, batch: Batch, rate: float) -> Outcome:  # noqa: ARG002  there is no rate
+    def try_step(self, batch: Placed, rate: float) -> Outcome:  # noqa: ARG002  there is no rate
         """Solve for the head."""
         probe = self.frozen.fit(batch.pictures)
         set_head(self.model, probe)
