@@ -91,7 +91,7 @@ def _print_headline(report: dict[str, Any]) -> None:
     from resnetv2.cli.show import print_table
     from resnetv2.evaluation.figures import FIGURES, read_figure
 
-    print(f"{report['n']:,} pictures of split {report['split']}")
+    print(f"{report['n']:,} picture{'s' if report['n'] != 1 else ''} of split {report['split']}")
     rows = []
     for key, name, form in FIGURES[report["task"]]:
         (value, interval), why = read_figure(report, key), report["undefined"]

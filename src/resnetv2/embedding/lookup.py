@@ -14,7 +14,7 @@ from resnetv2.embedding.index import read_index
 from resnetv2.embedding.run import identify
 from resnetv2.errors import ConfigError, DataError, ModelFileError
 from resnetv2.inference import Classifier, read_model
-from resnetv2.pages.render import render_page
+from resnetv2.pages.render import check_page_name, render_page
 from resnetv2.preprocess import open_picture
 from resnetv2.runtime.choice import AUTO
 
@@ -58,12 +58,14 @@ def search(
     Raises:
         ModelFileError: no such index, one of another kind or a newer version, or made by another model.
         DataError: the picture cannot be read.
-        ConfigError: ``top`` below 1.
+        ConfigError: ``top`` below 1, or ``html`` does not end in .html.
         MissingExtra: usearch is not installed, or for a page jinja2.
         Error: the page cannot be written.
     """
     if top < 1:
         raise ConfigError(f"top must be at least 1, got {top}")
+    if html is not None:
+        check_page_name(html)
     opened = read_index(Path(index))
     made_by, layer = opened.header["model"], opened.header["layer"]
     name = made_by["name"] if model is None else model

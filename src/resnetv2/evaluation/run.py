@@ -22,6 +22,7 @@ from resnetv2.evaluation.page import write_page
 from resnetv2.evaluation.regression import regression_report
 from resnetv2.explanation import quick_map, stretch, takes_gradients
 from resnetv2.inference import Classifier, read_model
+from resnetv2.pages.render import check_page_name
 from resnetv2.runtime.choice import AUTO
 from resnetv2.weights.calibration import Calibration
 from resnetv2.weights.modelfile import ModelFile
@@ -66,7 +67,7 @@ def evaluate(
 
     Raises:
         ConfigError: batch_size below 1, an unknown ``on_bad_image`` or ``tta``, a network without a head, or ``html``
-            lies inside the data.
+            lies inside the data or does not end in .html.
         DataError: no such split, pictures of the run's list that are gone, other class names than the model's (both
             sets are listed), or an unreadable picture.
         MissingExtra: jinja2 is needed for ``html`` and not installed.
@@ -76,6 +77,7 @@ def evaluate(
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     check_policy(on_bad_image)
     if html is not None:
+        check_page_name(html)
         refuse_inside(html, Path(data))
     loaded = model if isinstance(model, Classifier) else read_model(model)
     name = "" if isinstance(model, Classifier) else str(model)
