@@ -127,13 +127,13 @@ def test_a_page_is_written_outside_of_the_data_only(model, data, tmp_path):
 
 def test_a_page_does_not_replace_what_is_no_page(model, data):
     before = model.read_bytes()
-    for ask in (
+    for write in (
         lambda: resnetv2.evaluate(model, data, device="cpu", html=model),
         lambda: resnetv2.check(data, model=model, html=model),
         lambda: resnetv2.search(model, data, html=model),
     ):
         with pytest.raises(ConfigError, match=r"a page ends in \.html, got .*best\.safetensors"):
-            ask()
+            write()
     assert model.read_bytes() == before
 
 

@@ -56,8 +56,8 @@ def smallest_difference(correct: int, n: int) -> dict[str, Any]:
     mistakes = 1 - correct / n
     difference = min(1.0, max(_FEWEST / n, Z95 * math.sqrt(2 * mistakes / n)))
     note = (
-        f"With {n:,} picture{'s' if n != 1 else ''}, a model whose top-1 differs by less than about {difference:.1%} cannot be told from "
-        "this one; compare the two on the same pictures."
+        f"With {n:,} picture{'s' if n != 1 else ''}, a model whose top-1 differs by less than about {difference:.1%} "
+        "cannot be told from this one; compare the two on the same pictures."
     )
     return {"smallest_difference": difference, "note": note}
 
