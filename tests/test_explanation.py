@@ -172,6 +172,9 @@ def test_what_takes_gradients_says_so_where_there_are_none(trained, tmp_path):
     headless = replace(trained.header, architecture=replace(CONFIG, num_classes=0), classes=())
     with pytest.raises(ConfigError, match="has no head"):
         resnetv2.explain(Classifier(headless, trained.session), [path])
+    (tmp_path / "model.onnx").write_bytes(b"onnx")
+    with pytest.raises(ConfigError, match=r"a model file; .*model\.onnx was exported for another runtime"):
+        resnetv2.explain(tmp_path / "model.onnx", [path], device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from resnetv2.errors import ConfigError, DataError, unknown
 from resnetv2.files import replace_file
 from resnetv2.inference import Classifier, expand, load
 from resnetv2.preprocess import open_picture
+from resnetv2.runtime.artefact import is_artefact
 from resnetv2.weights.modelfile import Header
 
 CELLS = ("gradcam", "gradcam++", "layercam")  # methods that see no more than the cells of the last map
@@ -111,6 +112,8 @@ def explain_each(
     if method is not None and method not in METHODS:
         raise ConfigError(unknown("method", method, METHODS))
     paths = expand(pictures)
+    if not isinstance(model, Classifier) and is_artefact(model):
+        raise ConfigError(f"explaining takes gradients, and so a model file; {model} was exported for another runtime")
     classifier = model if isinstance(model, Classifier) else load(model, device, runtime="torch")
     method = check_method(classifier.header, method)
     classes = classifier.classes
