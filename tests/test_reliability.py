@@ -54,17 +54,17 @@ def true_error(sureness):
     return expected_calibration_error(*answers(1_000_000, sureness, 99))
 
 
-@pytest.mark.parametrize(("n", "sureness"), [(360, 1.0), (100, 1.3), (1_000, 0.7)])
+@pytest.mark.parametrize(("n", "sureness"), [(360, 1.0), (100, 1.3), (500, 0.7)])
 def test_the_interval_covers_the_true_error_about_as_often_as_it_says(n, sureness):
     truth = true_error(sureness) if sureness != 1 else 0.0
     covered = []
-    for seed in range(1_000):
+    for seed in range(500):
         confidence, chance = answers(n, sureness, seed)
         correct = np.random.default_rng([seed, 1]).random(n) < chance
         low, high = calibration_error_interval(confidence, correct, draws=200)
         covered.append(low <= truth <= high)
     # The family of truths that it searches is one of many, and bins hold few pictures: see the docstring.
-    # The standard error of 1,000 draws is 0.7 %.
+    # The standard error of 500 draws is 1 %.
     assert 0.92 <= np.mean(covered) <= 0.98
 
 
