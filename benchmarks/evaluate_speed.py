@@ -48,10 +48,19 @@ def small_run(folder):
     return read_record(out, str(folder / "small"))
 
 
+def random_classifier(image_size):
+    config = architecture("resnet50v2", num_classes=len(CLASSES))
+    preprocessing = Preprocessing(image_size=image_size, resize=image_size)
+    header = Header(architecture=config, preprocessing=preprocessing, classes=CLASSES)
+    torch.manual_seed(0)
+    return Classifier(header, TorchSession(ResNetV2(config), preprocessing, torch.device("cpu")))
+
+
 def measure(function):
-    began = time.perf_counter()
+    """Return seconds by the clock, and of processors."""
+    began = time.perf_counter(), time.process_time()
     function()
-    return time.perf_counter() - began
+    return np.array([time.perf_counter(), time.process_time()]) - began
 
 
 def main():
@@ -61,11 +70,8 @@ def main():
     parser.add_argument("--page", type=int, default=10_000, help="pictures of the page")
     parser.add_argument("--repeats", type=int, default=3)
     args = parser.parse_args()
-    config = architecture("resnet50v2", num_classes=len(CLASSES))
-    preprocessing = Preprocessing(image_size=args.image_size, resize=args.image_size)
-    header = Header(architecture=config, preprocessing=preprocessing, classes=CLASSES)
-    torch.manual_seed(0)
-    classifier = Classifier(header, TorchSession(ResNetV2(config), preprocessing, torch.device("cpu")))
+    classifier = random_classifier(args.image_size)
+    header, preprocessing = classifier.header, classifier.header.preprocessing
     with tempfile.TemporaryDirectory() as folder:
         data = write_pictures(Path(folder) / "data", args.pictures, args.image_size)
 
@@ -73,16 +79,18 @@ def main():
             for batch in Loader(read_index(data).split("test"), 32, preprocessing).batches():
                 classifier.session(batch.pictures)
 
-        ratios, seconds = [], []
-        for _ in range(args.repeats):
-            first, second = measure(bare), measure(lambda: resnetv2.evaluate(classifier, data))
-            ratios.append(second / first)
-            seconds.append(first)
+        sides = [bare, lambda: resnetv2.evaluate(classifier, data)]
+        inference = []
+        for i in range(args.repeats):
+            taken = [measure(side) for side in sides[:: (-1) ** i]]  # in turns, who is first
+            inference.append(taken[:: (-1) ** i])
+        inference = np.array(inference)  # (repeats, bare and evaluate, clock and processors)
         rng = np.random.default_rng(0)
         index = read_index(data)
         index = index.take(rng.integers(0, args.pictures, args.page).tolist())
         logits = 2 * np.eye(len(CLASSES))[index.labels] + rng.normal(size=(args.page, len(CLASSES)))
-        record, pages, reports, processor = small_run(Path(folder)), [], [], []
+        record = small_run(Path(folder))
+        jobs = {"page": [], "report": [], "report with heat maps": []}
         for _ in range(args.repeats):
 
             def page():
@@ -90,24 +98,27 @@ def main():
                 report |= make_report("classification", logits, index.labels, CLASSES) | {"skipped": []}
                 write_page(Path(folder) / "page.html", Shown(report, header, index, logits))
 
-            def whole_report():
+            def whole_report(heat=None):
                 report = {"model": "m", "data": "d", "split": "test", "tta": None, "task": "classification"}
                 report |= make_report("classification", logits, index.labels, CLASSES) | {"skipped": []}
                 trained = replace(header, provenance={"data": {"pictures": index.counts()}})
-                show_run(record, index, Shown(report, trained, index, logits, heat_of(classifier), MISTAKES))
+                show_run(record, index, Shown(report, trained, index, logits, heat, MISTAKES))
 
-            pages.append(measure(page))
-            began = time.process_time()
-            reports.append(measure(whole_report))
-            processor.append(time.process_time() - began)
+            jobs["page"].append(measure(page))
+            jobs["report"].append(measure(whole_report))
+            jobs["report with heat maps"].append(measure(lambda: whole_report(heat_of(classifier))))
     print("| what | median | min – max | n |\n| --- | --- | --- | --- |")
-    for what, values, form in (
-        (f"bare inference, {args.pictures:,} pictures of {args.image_size} pixels, s", seconds, "{:.1f}"),
-        ("evaluate ÷ bare", ratios, "{:.3f}"),
-        (f"figures and page of {args.page:,} pictures, s", pages, "{:.2f}"),
-        (f"figures, report with heat maps and card of a run, {args.page:,} pictures, s", reports, "{:.2f}"),
-        ("the same, processor time, s", processor, "{:.2f}"),
-    ):
+    clock, processor = np.moveaxis(inference, 2, 0)
+    rows = [
+        (f"bare inference, {args.pictures:,} pictures of {args.image_size} pixels, s", clock[:, 0], "{:.1f}"),
+        ("evaluate ÷ bare", clock[:, 1] / clock[:, 0], "{:.3f}"),
+        ("the same, processor time", processor[:, 1] / processor[:, 0], "{:.3f}"),
+    ]
+    for name, taken in jobs.items():
+        clock, processor = np.array(taken).T
+        rows.append((f"figures and {name} of {args.page:,} pictures, s", clock, "{:.2f}"))
+        rows.append(("the same, processor time, s", processor, "{:.2f}"))
+    for what, values, form in rows:
         low, high = form.format(min(values)), form.format(max(values))
         print(f"| {what} | {form.format(statistics.median(values))} | {low} – {high} | {len(values)} |")
 

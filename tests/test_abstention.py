@@ -164,9 +164,16 @@ def test_evaluating_on_the_pictures_that_it_was_calibrated_on_says_so(calibrated
     assert "which are these: that flatters them" in report["abstention"]["note"]
 
 
-def test_other_models_have_no_abstention_nor_have_several_views(model, calibrated, data):
+def test_other_models_have_no_abstention(model, data):
     assert resnetv2.evaluate(model, data, device="cpu")["abstention"] is None
-    assert resnetv2.evaluate(calibrated, data, tta="flip", device="cpu")["abstention"] is None
+
+
+def test_the_mean_of_several_views_may_abstain_and_says_that_it_was_not_calibrated(calibrated, data):
+    plain, mean = (resnetv2.evaluate(calibrated, data, tta=tta, device="cpu")["abstention"] for tta in (None, "flip"))
+    assert mean["answered"] + mean["unsure"] + mean["unlike"] == 30
+    assert mean["unlike"] == plain["unlike"], "that is told from the plain view"
+    assert mean["note"].endswith("what that promises does not cover the mean of several.")
+    assert "several" not in plain["note"]
 
 
 def test_of_two_models_one_may_be_calibrated_and_the_same_answers_are_no_difference(model, calibrated, data):

@@ -7,12 +7,9 @@ from scipy.optimize import minimize_scalar
 from resnetv2.errors import DataError
 from resnetv2.evaluation.calibration import (
     coverage_curve,
-    expected_calibration_error,
     find_threshold,
     fit_temperature,
-    reliability_curve,
 )
-from resnetv2.evaluation.intervals import wilson_interval
 from resnetv2.inference import softmax
 
 
@@ -27,36 +24,6 @@ def honest(n, classes, temperature, seed=0, spread=2.0):
     logits = spread * rng.normal(size=(n, classes))
     labels = (softmax(logits).cumsum(axis=1) > rng.random((n, 1))).argmax(axis=1)
     return temperature * logits, labels
-
-
-# --- how far off ---
-
-
-def test_the_error_is_the_sum_over_bins_that_defines_it():
-    rng = np.random.default_rng(0)
-    confidence, correct = rng.random(500), rng.random(500) < 0.6
-    expected = 0.0
-    for i in range(15):
-        inside = (confidence > i / 15) & (confidence <= (i + 1) / 15)
-        expected += inside.mean() * abs(confidence[inside].mean() - correct[inside].mean())
-    assert expected_calibration_error(confidence, correct) == pytest.approx(expected, abs=1e-12)
-
-
-def test_certain_and_right_has_no_error_and_certain_and_wrong_has_all():
-    assert expected_calibration_error(np.ones(4), np.ones(4, bool)) == 0
-    assert expected_calibration_error(np.ones(4), np.zeros(4, bool)) == 1
-
-
-def test_the_reliability_curve_adds_up_to_the_error():
-    rng = np.random.default_rng(1)
-    confidence, correct = rng.random(300) ** 0.3, rng.random(300) < 0.7
-    curve = reliability_curve(confidence, correct)
-    assert sum(line["n"] for line in curve) == 300
-    total = sum(line["n"] * abs(line["confidence"] - line["accuracy"]) for line in curve) / 300
-    assert total == pytest.approx(expected_calibration_error(confidence, correct), abs=1e-12)
-    for line in curve:
-        assert line["low"] < line["confidence"] <= line["high"]
-        assert line["accuracy_ci95"] == list(wilson_interval(round(line["accuracy"] * line["n"]), line["n"]))
 
 
 # --- temperature ---

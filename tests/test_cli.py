@@ -13,7 +13,7 @@ import pytest
 from runs import SETTINGS, TINY, command, write_colours
 
 import resnetv2
-from resnetv2.cli import COMMANDS, make_parser
+from resnetv2.cli import COMMANDS, main, make_parser
 from resnetv2.cli.show import print_table
 
 
@@ -201,6 +201,22 @@ def test_what_a_user_can_mend_is_one_message_exit_2_and_no_traceback(model, data
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (["check", ""], "data"),
+        (["train", "", "--out", "r"], "data"),
+        (["predict", "model", "a.png", ""], "pictures"),
+        (["evaluate", "", "data", "--html", ""], "model, html"),
+        (["compare", "a", "b", "--data", ""], "data"),
+        (["calibrate", "model", "", "--out", "c.safetensors"], "data"),
+    ],
+)
+def test_a_word_of_no_letters_is_refused_and_is_not_this_folder(words, named, capsys):
+    assert main(words) == 2
+    assert capsys.readouterr().err.startswith(f"resnetv2 {words[0]}: error: {named}: expected a name, got an empty")
 
 
 def test_a_reader_that_goes_away_is_no_error(model, data):

@@ -109,6 +109,16 @@ def test_progress_counts_both_models(runs, data):
 # --- the statistics ---
 
 
+def test_probabilities_that_differ_where_answers_do_not_are_told():
+    pair = answers(400, 0, (1.0, 1.0))
+    surer = replace(pair, second=3 * pair.first)
+    result = compare_classes(surer)
+    assert (result["only_first"], result["only_second"]) == (0, 0)
+    higher = "second" if result["figures"]["log_loss"]["difference"] > 0 else "first"
+    assert result["verdict"].startswith("These 400 pictures cannot tell the two models apart. Log loss differs by more")
+    assert f"that of the {higher} is higher." in result["verdict"]
+
+
 @pytest.mark.parametrize(("first", "second"), [(0, 0), (0, 5), (0, 6), (9, 3), (40, 60)])
 def test_mcnemar_is_the_binomial_test_of_who_is_right_alone(first, second):
     expected = binomtest(first, first + second).pvalue if first + second else 1.0

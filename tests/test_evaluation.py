@@ -125,6 +125,18 @@ def test_a_page_is_written_outside_of_the_data_only(model, data, tmp_path):
     assert not (data / "page.html").exists()
 
 
+def test_a_page_does_not_replace_what_is_no_page(model, data):
+    before = model.read_bytes()
+    for write in (
+        lambda: resnetv2.evaluate(model, data, device="cpu", html=model),
+        lambda: resnetv2.check(data, model=model, html=model),
+        lambda: resnetv2.search(model, data, html=model),
+    ):
+        with pytest.raises(ConfigError, match=r"a page ends in \.html, got .*best\.safetensors"):
+            write()
+    assert model.read_bytes() == before
+
+
 def test_pictures_that_cannot_be_read_are_left_out_where_asked_and_counted(model, data, tmp_path):
     shutil.copytree(data / "test", tmp_path / "data" / "test")
     bad = tmp_path / "data" / "test" / "red" / "bad.png"

@@ -118,6 +118,14 @@ def test_nothing_is_fetched_and_only_the_page_s_own_script_may_run(tmp_path):
     )
 
 
+@pytest.mark.parametrize(("classes", "is_long"), [(CLASSES, False), (("ant", "bee", "red-winged blackbird"), True)])
+def test_long_names_stand_upright_beside_the_confusion_matrix(tmp_path, classes, is_long):
+    _, text = page_of(tmp_path, classes=classes)
+    page = Page(text)
+    assert (("class", "matrix long") in page.attributes) == is_long
+    assert page.attributes.count(("title", classes[2])) == 2, "where a name is cut, pointing at it tells the whole"
+
+
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium")
 def test_a_browser_shows_the_page_without_complaint_and_its_script_is_allowed(tmp_path):
     path, text = page_of(tmp_path)

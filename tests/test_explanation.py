@@ -140,6 +140,18 @@ def test_explain_answers_every_picture_and_writes_what_it_shows(file, tmp_path):
     assert {path.suffix for path in out.iterdir()} == {".png", ".npy"}
 
 
+def test_a_picture_is_not_replaced_by_its_explanation(file, tmp_path):
+    path = write_picture(tmp_path / "one.png", noise(40, 40))
+    others = write_picture(tmp_path / "others" / "one.png", noise(40, 40))
+    before = path.read_bytes(), others.read_bytes()
+    for out in (tmp_path, others.parent):
+        with pytest.raises(ConfigError, match=r"one\.png: there already, and would be lost"):
+            resnetv2.explain(file, [path], out=out, device="cpu")
+    assert (path.read_bytes(), others.read_bytes()) == before
+    first, again = (resnetv2.explain(file, [path], out=tmp_path / "out", device="cpu") for _ in range(2))
+    assert first[0].overlay == again[0].overlay, "its own files are written anew"
+
+
 def test_another_class_than_the_answer_can_be_asked_for(trained, file, tmp_path):
     pixels, _ = picture(np.random.default_rng(5), 0)
     path = write_picture(tmp_path / "one.png", Image.fromarray(pixels))
@@ -160,6 +172,9 @@ def test_what_takes_gradients_says_so_where_there_are_none(trained, tmp_path):
     headless = replace(trained.header, architecture=replace(CONFIG, num_classes=0), classes=())
     with pytest.raises(ConfigError, match="has no head"):
         resnetv2.explain(Classifier(headless, trained.session), [path])
+    (tmp_path / "model.onnx").write_bytes(b"onnx")
+    with pytest.raises(ConfigError, match=r"a model file; .*model\.onnx was exported for another runtime"):
+        resnetv2.explain(tmp_path / "model.onnx", [path], device="cpu")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ pre-activation network's sums are not what the head sees.
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +16,12 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
+from resnetv2.data.manifest import shorten
 from resnetv2.errors import ConfigError, DataError, unknown
 from resnetv2.files import replace_file
 from resnetv2.inference import Classifier, expand, load
 from resnetv2.preprocess import open_picture
+from resnetv2.runtime.artefact import is_artefact
 from resnetv2.weights.modelfile import Header
 
 CELLS = ("gradcam", "gradcam++", "layercam")  # methods that see no more than the cells of the last map
@@ -86,8 +89,8 @@ def explain(
         One explanation for each picture, in order; unreadable ones carry their ``error``.
 
     Raises:
-        ConfigError: an unknown method or class, a method that sees only one cell, or a network without a head or not
-            on torch.
+        ConfigError: an unknown method or class, a method that sees only one cell, a network without a head or not on
+            torch, or files in ``out`` that would be lost.
         DataError: a folder holds no pictures.
         ModelFileError: see ``Classifier.load``.
         MissingExtra: torch is not installed.
@@ -109,6 +112,8 @@ def explain_each(
     if method is not None and method not in METHODS:
         raise ConfigError(unknown("method", method, METHODS))
     paths = expand(pictures)
+    if not isinstance(model, Classifier) and is_artefact(model):
+        raise ConfigError(f"explaining takes gradients, and so a model file; {model} was exported for another runtime")
     classifier = model if isinstance(model, Classifier) else load(model, device, runtime="torch")
     method = check_method(classifier.header, method)
     classes = classifier.classes
@@ -117,6 +122,8 @@ def explain_each(
     if label is not None and label not in classes:
         raise ConfigError(unknown("class", label, classes))
     names = _file_names(paths)
+    if out is not None:
+        _refuse_foreign(Path(out), names, paths)
     for path, name in zip(paths, names, strict=True):
         try:
             pixels = np.array(classifier.header.preprocessing(open_picture(path)))  # one that torch may hold
@@ -245,14 +252,32 @@ def _file_names(paths: Sequence[Path]) -> list[str]:
     return names
 
 
+def _refuse_foreign(folder: Path, names: Sequence[str], paths: Sequence[Path]) -> None:
+    """Refuse a folder where files would be lost that no former ``explain`` wrote: those have their numbers beside them.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    asked = {os.path.realpath(path) for path in paths}
+    lost = []
+    for name in names:
+        picture, array = folder / f"{name}.png", folder / f"{name}.npy"
+        is_ours = picture.exists() == array.exists() and os.path.realpath(picture) not in asked
+        lost += [str(path) for path in (picture, array) if path.exists() and not is_ours]
+    if lost:
+        raise ConfigError(
+            f"{', '.join(shorten(lost))}: there already, and would be lost; choose another folder for out"
+        )
+
+
 def _write(folder: Path, name: str, pixels: np.ndarray, heat: np.ndarray, raw: np.ndarray) -> dict[str, Any]:
     picture, array = folder / f"{name}.png", folder / f"{name}.npy"
+    buffer = io.BytesIO()
+    np.save(buffer, raw, allow_pickle=False)
+    with replace_file(array) as temporary:  # first: it tells that the picture is ours
+        temporary.write_bytes(buffer.getvalue())
     with replace_file(picture) as temporary:
         shown = overlay(pixels, heat)
         scale = max(1, _SIDE // shown.width)
         shown.resize((scale * shown.width, scale * shown.height), Image.Resampling.NEAREST).save(temporary, "PNG")
-    buffer = io.BytesIO()
-    np.save(buffer, raw, allow_pickle=False)
-    with replace_file(array) as temporary:
-        temporary.write_bytes(buffer.getvalue())
     return {"overlay": picture, "array": array}

@@ -33,7 +33,7 @@ from resnetv2.cli import (
     train,
     verify,
 )
-from resnetv2.errors import Error, Interrupted
+from resnetv2.errors import ConfigError, Error, Interrupted
 
 COMMANDS = (  # in the order in which a newcomer meets them
     *(demo, check, find_lr, train, evaluate, compare, calibrate, predict, explain, embed, search, export, verify),
@@ -50,6 +50,7 @@ def main(words: Sequence[str]) -> int:
             stream.reconfigure(errors="backslashreplace")  # a terminal's encoding may lack what a class is called
     args = make_parser().parse_args(words)
     try:
+        _refuse_empty(args)
         code: int = args.run(args)
         sys.stdout.flush()
         return code
@@ -77,6 +78,13 @@ def make_parser() -> argparse.ArgumentParser:
     for command in COMMANDS:
         command.add(commands)
     return parser
+
+
+def _refuse_empty(args: argparse.Namespace) -> None:
+    """Refuse words of no letters, such as a shell's variable that was never set: as a path they are this folder."""
+    values = {name: value if isinstance(value, list) else [value] for name, value in vars(args).items()}
+    if empty := [name.replace("_", "-") for name, words in values.items() if "" in words]:
+        raise ConfigError(f"{', '.join(empty)}: expected a name, got an empty word; is a variable of the shell unset?")
 
 
 def _spell(error: Error) -> str:

@@ -89,12 +89,12 @@ def _print_labels(report: dict[str, Any]) -> None:
 def _print_headline(report: dict[str, Any]) -> None:
     """Print n, and each headline figure with its interval, or why it lacks one."""
     from resnetv2.cli.show import print_table
-    from resnetv2.evaluation.figures import FIGURES
+    from resnetv2.evaluation.figures import FIGURES, read_figure
 
-    print(f"{report['n']:,} pictures of split {report['split']}")
+    print(f"{report['n']:,} picture{'s' if report['n'] != 1 else ''} of split {report['split']}")
     rows = []
     for key, name, form in FIGURES[report["task"]]:
-        value, interval, why = report[key], report.get(f"{key}_ci95"), report["undefined"]
+        (value, interval), why = read_figure(report, key), report["undefined"]
         bounds = " – ".join(map(form.format, interval)) if interval else why.get(f"{key}_ci95", "")
         rows.append((name, "–", why.get(key, "")) if value is None else (name, form.format(value), bounds))
     print_table(("figure", "", "95 % interval"), rows)

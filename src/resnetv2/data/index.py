@@ -256,7 +256,10 @@ def read_index(data: Path, group_by: str | None = None, task: str | None = None)
         )
     root = read_data_root(data)
     if root is None:
-        index = _build(data.parent, *read_manifest(data, data.parent, group_by, task))
+        rows, told = read_manifest(data, data.parent, group_by, task)
+        if not rows:
+            raise DataError(f"{data} lists no pictures: expected a line for each below the columns' names")
+        index = _build(data.parent, rows, told)
     elif os.path.isdir(root):  # noqa: PTH112  as above
         return _regroup(read_saved_index(data, root, task), group_by)
     else:

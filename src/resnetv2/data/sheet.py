@@ -10,14 +10,13 @@ from typing import Any
 from resnetv2.data.check import KINDS, SEVERITIES, Finding, Report
 from resnetv2.data.index import Index
 from resnetv2.data.splits import SPLITS
-from resnetv2.errors import DataError
-from resnetv2.pages.render import render_page, to_address
-from resnetv2.preprocess import Readable, open_picture
+from resnetv2.data.thumbnails import open_shown, thumbnail
+from resnetv2.pages.render import render_page
+from resnetv2.preprocess import Readable
 
 PICTURES = 24  # of a finding; the rest are counted
 NAMES = 12  # of what has no picture to show; the rest are counted
 CLASSES = 60  # in the table
-_SIDE = 144  # pixels of a thumbnail, shown at half the size on fine screens
 
 
 def write_sheet(path: Path, report: Report, index: Index) -> None:
@@ -63,18 +62,9 @@ def _section(finding: Finding, opener: Callable[[str], Readable]) -> dict[str, A
     return {
         "finding": finding,
         "groups": [
-            [(item, _thumbnail(opener(item.path)) if pictorial else None) for item in members] for members in whole
+            [(item, thumbnail(open_shown(opener(item.path))) if pictorial else None) for item in members]
+            for members in whole
         ],
         "rest": len(finding.items) - len(shown),
         "pictorial": pictorial,
     }
-
-
-def _thumbnail(place: Readable) -> str:
-    """Return a small JPEG as a data: address, or nothing if the picture is gone by now."""
-    try:
-        picture = open_picture(place)
-    except DataError:
-        return ""
-    picture.thumbnail((_SIDE, _SIDE))
-    return to_address(picture)

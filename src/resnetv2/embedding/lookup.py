@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from resnetv2.data.thumbnails import open_shown, thumbnail
 from resnetv2.embedding.index import read_index
 from resnetv2.embedding.run import identify
 from resnetv2.errors import ConfigError, DataError, ModelFileError
 from resnetv2.inference import Classifier, read_model
-from resnetv2.pages.render import render_page, to_address
+from resnetv2.pages.render import check_page_name, render_page
 from resnetv2.preprocess import open_picture
 from resnetv2.runtime.choice import AUTO
-
-_SIDE = 192  # pixels of a picture on the page
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,14 @@ def search(
     Raises:
         ModelFileError: no such index, one of another kind or a newer version, or made by another model.
         DataError: the picture cannot be read.
-        ConfigError: ``top`` below 1.
+        ConfigError: ``top`` below 1, or ``html`` does not end in .html.
         MissingExtra: usearch is not installed, or for a page jinja2.
         Error: the page cannot be written.
     """
     if top < 1:
         raise ConfigError(f"top must be at least 1, got {top}")
+    if html is not None:
+        check_page_name(html)
     opened = read_index(Path(index))
     made_by, layer = opened.header["model"], opened.header["layer"]
     name = made_by["name"] if model is None else model
@@ -93,20 +94,6 @@ def search(
 
 
 def _write_page(path: Path, picture: str, image: Image.Image, index: str, matches: list[Match], total: int) -> None:
-    shown = [{**match.to_dict(), "picture": _thumbnail(match.path)} for match in matches]
-    asked = _shrink(image)
-    values = {"picture": picture, "asked": asked, "index": index, "matches": shown, "total": total}
+    shown = [{**match.to_dict(), "picture": thumbnail(open_shown(Path(match.path)))} for match in matches]
+    values = {"picture": picture, "asked": thumbnail(image), "index": index, "matches": shown, "total": total}
     render_page(path, "resnetv2.embedding/page.html.j2", **values)
-
-
-def _thumbnail(path: str) -> str:
-    try:
-        return _shrink(open_picture(Path(path)))
-    except DataError:  # it is gone by now
-        return ""
-
-
-def _shrink(image: Image.Image) -> str:
-    small = image.copy()
-    small.thumbnail((_SIDE, _SIDE))
-    return to_address(small)

@@ -48,13 +48,14 @@ def abstention_report(
     }
 
 
-def tell_abstention(report: dict[str, Any], calibration: Calibration, same: bool) -> str:
+def tell_abstention(report: dict[str, Any], calibration: Calibration, same: bool, is_mean: bool = False) -> str:
     """Return a sentence about ``abstention_report``.
 
     Args:
         report: of n pictures.
         calibration: of the model.
         same: whether these are the pictures that it was calibrated on.
+        is_mean: whether probabilities are the mean over several views of each picture.
     """
     low, high = report["coverage_ci95"]
     text = (
@@ -66,4 +67,7 @@ def tell_abstention(report: dict[str, Any], calibration: Calibration, same: bool
     if report["answered"]:
         low, high = report["accuracy_ci95"]
         text += f", {report['accuracy']:.2%} of them rightly ({low:.2%} – {high:.2%})"
-    return f"{text}; it is not sure of {report['unsure']:,}, and {report['unlike']:,} are unlike its training data."
+    text += f"; it is not sure of {report['unsure']:,}, and {report['unlike']:,} are unlike its training data."
+    if is_mean:
+        text += " It was calibrated on one view of each picture: what that promises does not cover the mean of several."
+    return text

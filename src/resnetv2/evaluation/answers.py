@@ -113,17 +113,34 @@ def ask(
 
 
 def ask_with_distances(
-    classifier: Classifier, samples: Samples, *, batch_size: int = 32, progress: Counter | None = None
+    classifier: Classifier,
+    samples: Samples,
+    *,
+    batch_size: int = 32,
+    tta: str | None = None,
+    progress: Counter | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the logits of ``ask``, and how unlike the training data each picture is: float64 (N,).
 
+    With ``tta``, its plain view is.
+
     Raises:
-        ConfigError: batch_size below 1, or the model is not calibrated.
+        ConfigError: as ``ask``, or the model is not calibrated.
         DataError: an unreadable picture.
     """
-    answer, preprocessing = classifier.answer_with_distances, classifier.header.preprocessing
+    header = classifier.header
+
+    def answer(pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        views = iter([pictures]) if tta is None else TTA[tta](pictures, header.preprocessing.image_size)
+        logits, distances = classifier.answer_with_distances(next(views))
+        if tta is None:
+            return header.scale(logits), distances
+        others = [header.scale(classifier.answer(view)) for view in views]
+        return _MEANS[header.task]([header.scale(logits), *others]), distances
+
+    preprocessing = header.preprocessing if tta is None else _around(header.preprocessing, tta)
     logits, distances = zip(*ask_each(answer, samples, preprocessing, batch_size, progress), strict=True)
-    return classifier.header.scale(np.concatenate(logits)), np.concatenate(distances)
+    return np.concatenate(logits), np.concatenate(distances)
 
 
 def ask_each(
@@ -161,6 +178,7 @@ def five_crops(pictures: np.ndarray, size: int) -> Iterator[np.ndarray]:
         yield np.ascontiguousarray(pictures[:, top : top + size, left : left + size])
 
 
+# the plain view comes first
 TTA: dict[str, Callable[[np.ndarray, int], Iterator[np.ndarray]]] = {"flip": flipped, "five-crop": five_crops}
 
 

@@ -11,54 +11,10 @@ import numpy as np
 from resnetv2.errors import DataError
 from resnetv2.evaluation.intervals import Z95, binomial_cdf, binomial_upper_bound, wilson_interval
 
-BINS = 15
 CONFIDENCE = 0.95  # that a promised error rate is kept
 _STEPS = 20  # of a coverage curve
 _ROUNDS = 100  # of Newton's method; ten are usual
 _ROWS = 4_000_000  # numbers in memory at a time
-
-
-# --- how far off ---
-
-
-def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> float:
-    """Return the mean distance of confidence from accuracy, 0 … 1 (Guo et al. 2017, arXiv 1706.04599).
-
-    Args:
-        confidence: float (N,), the probability of each answer.
-        correct: bool (N,), whether it was right.
-        bins: of equal width, each without its lower edge, over which the means are taken.
-    """
-    surplus = np.bincount(_bin(confidence, bins), confidence - correct, minlength=bins)
-    return float(np.abs(surplus).sum() / len(confidence))
-
-
-def reliability_curve(confidence: np.ndarray, correct: np.ndarray, bins: int = BINS) -> list[dict[str, Any]]:
-    """Return, for each bin of ``expected_calibration_error`` that holds answers, what was said and what was so.
-
-    Returns:
-        low, high: the bin's edges; n; confidence: its mean; accuracy, with accuracy_ci95 (Wilson).
-    """
-    place = _bin(confidence, bins)
-    n = np.bincount(place, minlength=bins).tolist()
-    said, right = (np.bincount(place, values, minlength=bins) for values in (confidence, correct))
-    return [
-        {
-            "low": i / bins,
-            "high": (i + 1) / bins,
-            "n": n[i],
-            "confidence": float(said[i]) / n[i],
-            "accuracy": int(right[i]) / n[i],
-            "accuracy_ci95": list(wilson_interval(int(right[i]), n[i])),
-        }
-        for i in range(bins)
-        if n[i]
-    ]
-
-
-def _bin(confidence: np.ndarray, bins: int) -> np.ndarray:
-    place: np.ndarray = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
-    return place
 
 
 # --- temperature ---

@@ -8,17 +8,21 @@ from typing import Any
 
 import numpy as np
 
-from resnetv2.evaluation.calibration import coverage_curve, expected_calibration_error, reliability_curve
+from resnetv2.evaluation.calibration import coverage_curve
 from resnetv2.evaluation.intervals import (
     Z95,
     bootstrap_intervals,
-    jackknife_interval,
     mean_share_interval,
     wilson_interval,
 )
-from resnetv2.evaluation.perclass import Counts, Rankings
+from resnetv2.evaluation.perclass import Cases, Counts, Rankings
 from resnetv2.evaluation.probabilities import Probabilities
-from resnetv2.evaluation.ranking import FAULTLESS, Ranking
+from resnetv2.evaluation.ranking import Ranking, mean_interval, tell_extreme
+from resnetv2.evaluation.reliability import (
+    calibration_error_interval,
+    expected_calibration_error,
+    reliability_curve,
+)
 from resnetv2.evaluation.undefined import mean_defined, number
 
 _TOP = 5
@@ -52,8 +56,8 @@ def smallest_difference(correct: int, n: int) -> dict[str, Any]:
     mistakes = 1 - correct / n
     difference = min(1.0, max(_FEWEST / n, Z95 * math.sqrt(2 * mistakes / n)))
     note = (
-        f"With {n:,} pictures, a model whose top-1 differs by less than about {difference:.1%} cannot be told from "
-        "this one; compare the two on the same pictures."
+        f"With {n:,} picture{'s' if n != 1 else ''}, a model whose top-1 differs by less than about {difference:.1%} "
+        "cannot be told from this one; compare the two on the same pictures."
     )
     return {"smallest_difference": difference, "note": note}
 
@@ -70,17 +74,17 @@ def classification_report(logits: np.ndarray, labels: np.ndarray, classes: Seque
         ``n``; ``top1``, ``top5`` (more than five classes), ``balanced_accuracy`` (the mean recall), ``log_loss`` and
         ``brier`` (of the softmax; Brier's score is 0 … 2, with two classes 0 … 1), ``roc_auc`` and
         ``average_precision`` (with two classes those of the second, otherwise the mean of every class against the
-        others), each with its 95 % interval as ``…_ci95`` = [low, high]; ``ece``, the expected calibration error in 15
-        bins, and ``reliability``, the bins; ``coverage``, how often answers are right when only the most confident are
-        given; ``macro`` and ``weighted``: precision, recall, f1; ``per_class``: label, n, precision, recall, f1,
-        roc_auc, average_precision; ``confusion``: K lists of K counts, a row for each true class;
-        ``smallest_difference`` and ``note``; ``undefined``: why a figure is None, by its name.
+        others), and ``ece``, the expected calibration error in 15 bins, each with its 95 % interval as ``…_ci95`` =
+        [low, high]; ``reliability``, the bins; ``coverage``, how often answers are right when only the most confident
+        are given; ``macro`` and ``weighted``: precision, recall, f1 and their intervals; ``per_class``: label, n,
+        precision, recall, f1, roc_auc, average_precision; ``confusion``: K lists of K counts, a row for each true
+        class; ``smallest_difference`` and ``note``; ``undefined``: why a figure is None, by its name.
     """
     n, k = logits.shape
     predicted = logits.argmax(axis=1)
-    hits = np.bincount(labels[predicted == labels], minlength=k)
-    counts = Counts(hits, np.bincount(predicted, minlength=k), np.bincount(labels, minlength=k))
-    correct, present = int(hits.sum()), counts.actual > 0
+    cases = Cases.of_answers(predicted, labels)
+    counts = Counts.of(cases, k)
+    correct = int(counts.hits.sum())
     probabilities = Probabilities.of(logits, labels)
     undefined = counts.reasons(classes)
     rank_figures, lines = _rank(probabilities, labels, classes, undefined)
@@ -89,19 +93,28 @@ def classification_report(logits: np.ndarray, labels: np.ndarray, classes: Seque
         "top1": correct / n,
         "top1_ci95": list(wilson_interval(correct, n)),
         **_top5(logits, labels, undefined),
-        "balanced_accuracy": float(counts.recall[present].mean()),
-        "balanced_accuracy_ci95": list(mean_share_interval(hits[present], counts.actual[present])),
+        **_averages(counts, cases),
         **_proper_scores(probabilities, undefined),
         "ece": expected_calibration_error(probabilities.confidence, predicted == labels),
+        "ece_ci95": list(calibration_error_interval(probabilities.confidence, predicted == labels)),
         "reliability": reliability_curve(probabilities.confidence, predicted == labels),
         "coverage": coverage_curve(probabilities.confidence, predicted == labels),
         **rank_figures,
-        **counts.averages(),
         "per_class": [line | ranks for line, ranks in zip(counts.lines(classes), lines, strict=True)],
         "confusion": _confusion(predicted, labels, k, undefined),
         **smallest_difference(correct, n),
         "undefined": undefined,
     }
+
+
+def _averages(counts: Counts, cases: Cases) -> dict[str, Any]:
+    """Return the means over classes; the macro recall is the balanced accuracy, the weighted one is top-1."""
+    there = counts.actual > 0
+    averages = counts.averages(cases)
+    averages["macro"]["recall_ci95"] = list(mean_share_interval(counts.hits[there], counts.actual[there]))
+    averages["weighted"]["recall_ci95"] = list(wilson_interval(int(counts.hits.sum()), cases.samples))
+    balanced = {f"balanced_accuracy{end}": averages["macro"][f"recall{end}"] for end in ("", "_ci95")}
+    return {**balanced, **averages}
 
 
 def _top5(logits: np.ndarray, labels: np.ndarray, undefined: dict[str, str]) -> dict[str, Any]:
@@ -150,10 +163,8 @@ def _rank(
         elif len(labels) == 1:
             undefined[f"{name}_ci95"] = "an interval needs two pictures"
         else:
-            without_each = sum(getattr(ranked[i], f"{name}_without_each")() for i in there) / len(there)
-            interval = jackknife_interval(figures[name], without_each)
-            figures[f"{name}_ci95"] = interval and list(interval)
-            undefined |= {} if interval else {f"{name}_ci95": FAULTLESS}
+            interval = figures[f"{name}_ci95"] = mean_interval(figures[name], [ranked[i] for i in there], name)
+            undefined |= {} if interval else {f"{name}_ci95": tell_extreme(figures[name])}
     return figures, rankings.lines()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -202,7 +202,19 @@ def _test(figures: dict[str, Any], right: list[np.ndarray], what: str) -> dict[s
     p = mcnemar(only_first, only_second)
     better = "second" if only_second > only_first else "first"
     verdict = _verdict(p < DOUBT, better, f"{what} is higher by more than chance (p = {p:.2g})", len(right[0]))
+    if p >= DOUBT:
+        verdict += _tell_scores(figures)
     return {"figures": figures, "only_first": only_first, "only_second": only_second, "p": p, "verdict": verdict}
+
+
+def _tell_scores(figures: Mapping[str, Any]) -> str:
+    """Return a sentence on probabilities that differ where answers do not, "" if none do."""
+    told = ""
+    for key, name in (("log_loss", "Log loss"), ("brier", "Brier score"), ("map", "Mean average precision")):
+        low, high = figures.get(key, {}).get("difference_ci95", (0, 0))
+        if low > 0 or high < 0:
+            told += f" {name} differs by more than chance: that of the {'second' if low > 0 else 'first'} is higher."
+    return told
 
 
 def _verdict(is_told: bool, better: str, why: str, n: int) -> str:

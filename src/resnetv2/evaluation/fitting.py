@@ -15,8 +15,9 @@ from resnetv2.data.check import check_policy
 from resnetv2.data.index import Samples
 from resnetv2.errors import ConfigError, DataError, Error
 from resnetv2.evaluation.answers import Pictures, ask_each, find_pictures
-from resnetv2.evaluation.calibration import expected_calibration_error, find_threshold, fit_temperature
+from resnetv2.evaluation.calibration import find_threshold, fit_temperature
 from resnetv2.evaluation.probabilities import Probabilities
+from resnetv2.evaluation.reliability import expected_calibration_error
 from resnetv2.evaluation.split import check_unseen
 from resnetv2.inference import Classifier, read_model
 from resnetv2.runtime.artefact import Artefact

@@ -82,6 +82,22 @@ def mean_share_interval(hits: np.ndarray, n: np.ndarray) -> tuple[float, float]:
     return wilson_interval(min(mean * size, size), size)
 
 
+def effective_share_interval(share: float, without_each: np.ndarray, size: float) -> tuple[float, float]:
+    """Return Wilson's interval of a figure in 0 … 1, with the sample size at which a share would vary as much.
+
+    Like ``mean_share_interval``, with the variance of the jackknife.
+
+    Args:
+        share: the figure.
+        without_each: what it would be without each sample, float (n,).
+        size: to take where it does not vary, since no answer is wrong, or none right.
+    """
+    variance = jackknife_error(without_each) ** 2
+    # what is left of a variance of 0 is rounding
+    size = share * (1 - share) / variance if variance > 1e-24 and 0 < share < 1 else size
+    return wilson_interval(min(share * size, size), size)
+
+
 def jackknife_interval(share: float, without_each: np.ndarray) -> tuple[float, float] | None:
     """Return the interval of a figure in 0 … 1 from what it would be without each of n samples.
 

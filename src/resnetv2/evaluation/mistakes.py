@@ -10,14 +10,12 @@ import numpy as np
 from PIL import Image
 
 from resnetv2.data.index import Index
-from resnetv2.errors import DataError
+from resnetv2.data.thumbnails import SIDE, open_shown, thumbnail
 from resnetv2.explanation import overlay
 from resnetv2.inference import sigmoid, softmax
 from resnetv2.pages.render import to_address
-from resnetv2.preprocess import open_picture
 from resnetv2.weights.modelfile import Header
 
-SIDE = 144  # pixels of a thumbnail, shown at half the size on fine screens
 _LEAST = 1e-300
 Told = tuple[str, str, int]  # what was said, what is so, and the class whose evidence is worth a look
 
@@ -45,7 +43,7 @@ def find_mistakes(shown: Shown) -> list[dict[str, str]]:
     entries = []
     for i in (int(i) for i in order if badness[i] > 0):
         said, so, number = tell(i)
-        picture = _open(shown.index, i)
+        picture = open_shown(shown.index.place(i))
         seen = _seen(shown, picture, number)
         entry = {"path": shown.index.paths[i], "said": said, "so": so, "picture": thumbnail(picture), "seen": seen}
         entries.append(entry)
@@ -59,33 +57,16 @@ def show_labels(index: Index, places: Sequence[int], said: Sequence[str]) -> lis
             "path": index.paths[i],
             "said": words,
             "so": f"labelled {index.label(i)}",
-            "picture": thumbnail(_open(index, i)),
+            "picture": thumbnail(open_shown(index.place(i))),
             "seen": "",
         }
         for i, words in zip(places, said, strict=True)
     ]
 
 
-def thumbnail(picture: Image.Image) -> str:
-    """Return a small JPEG of a picture as a data: address; small pictures are enlarged without smoothing."""
-    scale = SIDE // max(picture.size)
-    if scale > 1:
-        picture = picture.resize((scale * picture.width, scale * picture.height), Image.Resampling.NEAREST)
-    else:
-        picture.thumbnail((SIDE, SIDE))
-    return to_address(picture)
-
-
-def _open(index: Index, place: int) -> Image.Image:
-    try:
-        return open_picture(index.place(place))
-    except DataError:  # it is gone by now
-        return Image.new("RGB", (SIDE, SIDE), (128, 128, 128))
-
-
-def _seen(shown: Shown, picture: Image.Image, number: int) -> str:
+def _seen(shown: Shown, picture: Image.Image | None, number: int) -> str:
     """Return the picture as the network sees it, with the heat of a class, "" where that cannot be told."""
-    if shown.heat is None:
+    if shown.heat is None or picture is None:
         return ""
     pixels = np.array(shown.header.preprocessing(picture))
     heated = overlay(pixels, shown.heat(pixels, number))

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from resnetv2.evaluation.intervals import jackknife_interval, wilson_interval
-from resnetv2.evaluation.perclass import Counts, Rankings
-from resnetv2.evaluation.ranking import FAULTLESS, Ranking
+from resnetv2.evaluation.intervals import wilson_interval
+from resnetv2.evaluation.perclass import Cases, Counts, Rankings
+from resnetv2.evaluation.ranking import Ranking, mean_interval, tell_extreme
 from resnetv2.evaluation.undefined import mean_defined
+
+_NONE = {"average_precision": "no picture has any label", "roc_auc": "no class has pictures with and without it"}
 
 
 def multilabel_report(logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
@@ -22,49 +24,45 @@ def multilabel_report(logits: np.ndarray, labels: np.ndarray, classes: Sequence[
         classes: K names.
 
     Returns:
-        ``n``; ``map``, the mean of the classes' average precision, with ``map_ci95`` (jackknife over pictures);
-        ``exact_match``, the share of pictures all of whose labels are right, with ``exact_match_ci95`` (Wilson);
-        ``micro``, ``macro`` and ``weighted``: precision, recall, f1; ``roc_auc``, the mean of the classes';
+        ``n``; ``map`` and ``roc_auc``, the means of the classes' average precision and ROC-AUC (jackknife over
+        pictures), and ``exact_match``, the share of pictures all of whose labels are right (Wilson), each with its 95 %
+        interval as ``…_ci95``; ``micro``, ``macro`` and ``weighted``: precision, recall, f1 and their intervals;
         ``per_class``: label, n, precision, recall, f1, roc_auc, average_precision; ``undefined``: why a figure is None,
         by its name.
     """
     n = len(logits)
     truth, answers = labels.astype(bool), logits >= 0
-    counts = Counts((truth & answers).sum(axis=0), answers.sum(axis=0), truth.sum(axis=0))
-    rankings = Rankings.of([Ranking.of(logits[:, i], truth[:, i]) for i in range(len(classes))])
+    cases = Cases.of_sets(answers, truth)
+    counts = Counts.of(cases, len(classes))
+    ranked = [Ranking.of(logits[:, i], truth[:, i]) for i in range(len(classes))]
+    rankings = Rankings.of(ranked)
     undefined = counts.reasons(classes) | rankings.reasons(classes)
     exact = int((truth == answers).all(axis=1).sum())
-    averages = counts.averages()
-    shares = counts.micro()
-    interval = map_interval(logits, truth) if n > 1 and truth.any() else None
-    if not truth.any():
-        undefined["map"] = undefined["roc_auc"] = undefined["map_ci95"] = "no picture has any label"
-    elif interval is None:
-        undefined["map_ci95"] = FAULTLESS if n > 1 else "an interval needs two pictures"
     return {
         "n": n,
-        "map": mean_defined(rankings.average_precision),
-        "map_ci95": interval,
+        **_mean("map", "average_precision", ranked, rankings, undefined),
         "exact_match": exact / n,
         "exact_match_ci95": list(wilson_interval(exact, n)),
-        "roc_auc": mean_defined(rankings.roc_auc),
-        "micro": shares,
-        **averages,
+        **_mean("roc_auc", "roc_auc", ranked, rankings, undefined),
+        "micro": counts.micro(cases),
+        **counts.averages(cases),
         "per_class": [a | b for a, b in zip(counts.lines(classes), rankings.lines(), strict=True)],
         "undefined": undefined,
     }
 
 
-def map_interval(logits: np.ndarray, truth: np.ndarray) -> list[float] | None:
-    """Return the jackknife's interval of the mean average precision over the classes that are present.
-
-    None where no picture is ranked wrong: these cannot tell how often one would be.
-
-    Args:
-        logits: float (N, K), N above 1.
-        truth: bool (N, K), True somewhere.
-    """
-    columns = [Ranking.of(logits[:, i], truth[:, i]) for i in range(truth.shape[1]) if truth[:, i].any()]
-    without_each = np.mean([ranking.average_precision_without_each() for ranking in columns], axis=0)
-    interval = jackknife_interval(float(np.mean([r.average_precision() for r in columns])), without_each)
-    return list(interval) if interval else None
+def _mean(
+    name: str, figure: str, ranked: Sequence[Ranking], rankings: Rankings, undefined: dict[str, str]
+) -> dict[str, Any]:
+    """Return the mean of a figure over the classes that define it, and its interval, under a name."""
+    column = getattr(rankings, figure)
+    there = [ranking for ranking, value in zip(ranked, column, strict=True) if not np.isnan(value)]
+    share, interval = mean_defined(column), None
+    if share is None:
+        undefined[name] = undefined[f"{name}_ci95"] = _NONE[figure]
+    elif len(ranked[0].positive) == 1:
+        undefined[f"{name}_ci95"] = "an interval needs two pictures"
+    else:
+        interval = mean_interval(share, there, figure)
+        undefined |= {} if interval else {f"{name}_ci95": tell_extreme(share)}
+    return {name: share, f"{name}_ci95": interval}

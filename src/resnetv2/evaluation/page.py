@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from resnetv2.evaluation.charts import draw_coverage, draw_numbers, draw_reliability
-from resnetv2.evaluation.figures import FIGURES
+from resnetv2.evaluation.figures import FIGURES, read_figure
 from resnetv2.evaluation.mistakes import Shown, find_mistakes
 from resnetv2.pages.render import render_page
 from resnetv2.shapes import count_parameters
@@ -80,7 +80,7 @@ def headline_figures(report: Mapping[str, Any]) -> list[Figure]:
     """Return the figures of a report that are defined, the most important first."""
     figures = []
     for key, name, form in FIGURES[report["task"]]:
-        value, interval = report[key], report.get(f"{key}_ci95")
+        value, interval = read_figure(report, key)
         if value is None:
             continue
         bounds = tuple(interval) if interval and "%" in form else (None, None)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from resnetv2.evaluation.intervals import jackknife_interval
 from resnetv2.evaluation.undefined import ratio
-
-FAULTLESS = "no picture is ranked wrong: these cannot tell how often one would be"
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,26 @@ class Ranking:
         with_positive = (before + own + later) / rest if positives > 1 else np.full(len(tp), as_is.sum())
         result: np.ndarray = np.where(self.positive, with_positive[self.step], negative[self.step] / positives)
         return result
+
+
+def tell_extreme(share: float) -> str:
+    """Return why a figure of 0 or 1 has no interval."""
+    return f"{'no' if share else 'every'} picture is ranked wrong: these cannot tell how often one would be"
+
+
+def mean_interval(share: float, rankings: Sequence[Ranking], figure: str) -> list[float] | None:
+    """Return the jackknife's 95 % interval of the mean of a figure over several rankings of the same samples.
+
+    None at 0 and 1.
+
+    Args:
+        share: the mean.
+        rankings: those that define the figure.
+        figure: "roc_auc" or "average_precision".
+    """
+    without_each = sum(getattr(ranking, f"{figure}_without_each")() for ranking in rankings) / len(rankings)
+    interval = jackknife_interval(share, without_each)
+    return list(interval) if interval else None
 
 
 def _from_here(values: np.ndarray) -> np.ndarray:

@@ -22,6 +22,7 @@ from resnetv2.evaluation.page import write_page
 from resnetv2.evaluation.regression import regression_report
 from resnetv2.explanation import quick_map, stretch, takes_gradients
 from resnetv2.inference import Classifier, read_model
+from resnetv2.pages.render import check_page_name
 from resnetv2.runtime.choice import AUTO
 from resnetv2.weights.calibration import Calibration
 from resnetv2.weights.modelfile import ModelFile
@@ -61,11 +62,12 @@ def evaluate(
         ``model``, ``data``, ``split``, ``tta``, ``task`` and what ``classification_report``, ``multilabel_report`` or
         ``regression_report`` gives. Also ``skipped``: path and reason of each picture that was left out. The
         probabilities of a calibrated model are its calibrated ones, and ``abstention`` is what ``abstention_report``
-        gives with a sentence, ``note``; it is None of other models, and with ``tta``.
+        gives with a sentence, ``note``; it is None of other models. With ``tta`` it is of the views' mean, which the
+        promises of a calibration do not cover: the note says so.
 
     Raises:
         ConfigError: batch_size below 1, an unknown ``on_bad_image`` or ``tta``, a network without a head, or ``html``
-            lies inside the data.
+            lies inside the data or does not end in .html.
         DataError: no such split, pictures of the run's list that are gone, other class names than the model's (both
             sets are listed), or an unreadable picture.
         MissingExtra: jinja2 is needed for ``html`` and not installed.
@@ -75,6 +77,7 @@ def evaluate(
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     check_policy(on_bad_image)
     if html is not None:
+        check_page_name(html)
         refuse_inside(html, Path(data))
     loaded = model if isinstance(model, Classifier) else read_model(model)
     name = "" if isinstance(model, Classifier) else str(model)
@@ -109,11 +112,11 @@ def measure(
         progress: called with the pictures done and the total.
     """
     header, samples, tta = classifier.header, pictures.samples, asked["tta"]
-    if header.calibration is None or tta is not None:
+    if header.calibration is None:
         logits, abstention = ask(classifier, samples, batch_size=batch_size, tta=tta, progress=progress), None
     else:
-        logits, distances = ask_with_distances(classifier, samples, batch_size=batch_size, progress=progress)
-        abstention = _abstention(logits, distances, pictures, header.calibration)
+        logits, distances = ask_with_distances(classifier, samples, batch_size=batch_size, tta=tta, progress=progress)
+        abstention = _abstention(logits, distances, pictures, header.calibration, tta)
     figures = make_report(header.task, logits, samples.labels, header.classes)
     rest = {"abstention": abstention, "skipped": pictures.skipped}
     return {**asked, "task": header.task, **figures, **rest}, logits
@@ -127,10 +130,11 @@ def make_report(task: str, logits: np.ndarray, labels: np.ndarray, classes: Sequ
 
 
 def _abstention(
-    logits: np.ndarray, distances: np.ndarray, pictures: Pictures, calibration: Calibration
+    logits: np.ndarray, distances: np.ndarray, pictures: Pictures, calibration: Calibration, tta: str | None
 ) -> dict[str, Any]:
     found = abstention_report(logits, pictures.samples.labels, distances, calibration)
-    return found | {"note": tell_abstention(found, calibration, pictures.index.digest() == calibration.data)}
+    same = pictures.index.digest() == calibration.data
+    return found | {"note": tell_abstention(found, calibration, same, tta is not None)}
 
 
 def heat_of(classifier: Classifier) -> Callable[[np.ndarray, int], np.ndarray] | None:

@@ -12,8 +12,18 @@ from typing import Any
 from PIL import Image
 
 from resnetv2.console import printable
-from resnetv2.errors import MissingExtra
+from resnetv2.errors import ConfigError, MissingExtra
 from resnetv2.files import replace_file
+
+
+def check_page_name(path: str | Path) -> None:
+    """Refuse a page whose name is not one of a page: it may be that of a model, an index or a list, and replace it.
+
+    Raises:
+        ConfigError: it ends neither in .html nor in .htm.
+    """
+    if Path(path).suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"a page ends in .html, got {path}")
 
 
 def render_page(path: Path, template: str, **values: Any) -> None:

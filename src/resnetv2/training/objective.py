@@ -13,8 +13,7 @@ from torch import Tensor, nn
 from resnetv2.data.index import Index
 from resnetv2.data.sampling import balanced_weights, present_weights
 from resnetv2.evaluation.intervals import wilson_interval
-from resnetv2.evaluation.multilabel import map_interval
-from resnetv2.evaluation.ranking import Ranking
+from resnetv2.evaluation.ranking import Ranking, mean_interval
 from resnetv2.evaluation.regression import regression_report
 from resnetv2.inference import sigmoid, softmax
 from resnetv2.model import ResNetV2
@@ -109,7 +108,8 @@ class Objective:
         if self.task == "classification":
             interval = list(wilson_interval(round(value * n), n))
         elif self.task == "multilabel" and n > 1 and labels.any():
-            interval = map_interval(answers, labels == 1)
+            ranked = [Ranking.of(answers[:, k], labels[:, k] == 1) for k in np.flatnonzero(labels.any(axis=0))]
+            interval = mean_interval(value, ranked, "average_precision")
         elif self.task == "regression":
             interval = regression_report(answers, labels)["mae_ci95"]
         return {self.metric: value, f"{self.metric}_ci95": interval, "n": n}
