@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from peers import randomise
-from pictures import write_dataset
+from pictures import noise, write_dataset, write_picture
 from runs import command
 
 import resnetv2
@@ -250,9 +250,68 @@ def test_int8_says_what_it_costs_and_is_refused_beyond_the_bounds(to, model, dat
 def test_int8_needs_enough_pictures_of_the_models_classes(model, data, tmp_path):
     few = write_dataset(tmp_path / "few", {"train": dict.fromkeys(CLASSES, 2), "val": dict.fromkeys(CLASSES, 1)}, 24)
     others = write_dataset(tmp_path / "others", {"train": {"violet": 40}, "val": {"violet": 1}}, 24)
-    for calibrate, message in ((few, "has 6 training pictures; to calibrate, 32 are the least"), (others, "violet")):
+    strangers = r"(?s)'violet'; the model knows 'blue', 'green', 'red'; the data has 'violet'.*labels are not needed"
+    for calibrate, message in ((few, "has 6 training pictures; to calibrate, 32 are the least"), (others, strangers)):
         with pytest.raises(DataError, match=message):
             resnetv2.export(model, to="onnx", out=tmp_path / "model.onnx", int8=True, calibrate=calibrate, check=data)
+
+
+def write_unlabelled(folder, count):
+    """Write noise as folder/<number>.png."""
+    for number in range(count):
+        write_picture(folder / f"{number}.png", noise(24, 24, number))
+    return folder
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_int8_calibrates_without_labels_and_then_half_of_the_pictures_check_it(to, model, tmp_path):
+    pytest.importorskip("nncf")
+    pictures = write_unlabelled(tmp_path / "pictures", 65)
+    out = tmp_path / f"model.{ENDINGS[to]}"
+    words = ("--to", to, "--out", out, "--int8", "--calibrate", pictures, "--min-agreement", 0)
+    done = command("export", model, *words)
+    assert done.returncode == 0, done.stderr
+    assert "of 32 pictures" in done.stdout
+    assert "top-1" not in done.stdout
+    assert set(resnetv2.info(out)["report"]) == {"n", "agreement", "pictures_per_second", "bytes"}
+    assert resnetv2.verify(out).worst <= 1e-5  # of its own answers, on the same machine
+    options = {"to": to, "out": tmp_path / f"other.{ENDINGS[to]}", "int8": True, "calibrate": pictures}
+    with pytest.raises(
+        ModelFileError, match=r"nothing was written: on 32 pictures of int8, it gives .* of the answers"
+    ):
+        resnetv2.export(model, **options, min_agreement=1.1)
+    assert len(list(tmp_path.iterdir())) == (3 if to == "openvino" else 2)
+
+
+def test_a_list_without_labels_calibrates_as_its_folder_does(model, data, tmp_path):
+    pictures = write_unlabelled(tmp_path / "pictures", 40)
+    lines = ["image_path", *(f"pictures/{number}.png" for number in sorted(range(40), key=str))]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    options = {"to": "onnx", "int8": True, "check": data, "min_agreement": 0, "max_drop": 1}
+    report = resnetv2.export(model, out=tmp_path / "a.onnx", calibrate=tmp_path / "list.csv", **options).report
+    assert report["n"] == 15
+    other = resnetv2.export(model, out=tmp_path / "b.onnx", calibrate=pictures, **options).report
+    assert (report["agreement"], report["top1"]) == (other["agreement"], other["top1"])
+
+
+def test_pictures_without_labels_are_a_check_of_float32_too(model, tmp_path):
+    pictures = write_unlabelled(tmp_path / "pictures", 5)
+    report = resnetv2.export(model, to="onnx", out=tmp_path / "model.onnx", check=pictures).report
+    assert report["check"]["n"] == 5
+
+
+def test_too_few_or_unreadable_pictures_do_not_calibrate(model, data, tmp_path):
+    pictures = write_unlabelled(tmp_path / "pictures", 40)
+    options = {"to": "onnx", "out": tmp_path / "model.onnx", "int8": True, "calibrate": pictures}
+    with pytest.raises(DataError, match="has 40 pictures; to calibrate, 64 are the least, half of them to check"):
+        resnetv2.export(model, **options)
+    (pictures / "0.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"0\.png"):
+        resnetv2.export(model, **options, check=data)
+    (tmp_path / "list.csv").write_text("image_path\npictures/absent.png")
+    with pytest.raises(DataError, match=r"no file .*absent\.png"):
+        resnetv2.export(model, **{**options, "calibrate": tmp_path / "list.csv"}, check=data)
+    assert not (tmp_path / "model.onnx").exists()
 
 
 def test_int8_is_for_networks_that_give_one_label(data, tmp_path):
