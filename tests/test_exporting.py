@@ -16,7 +16,7 @@ from runs import command
 
 import resnetv2
 from resnetv2 import exporting
-from resnetv2.errors import ConfigError, DataError, Error, ModelFileError
+from resnetv2.errors import ConfigError, ConvertError, DataError, Error, ModelFileError
 from resnetv2.preprocess import Preprocessing
 from resnetv2.runtime.graph import build_graph
 from resnetv2.runtime.pytorch import model_file
@@ -26,6 +26,7 @@ from resnetv2.weights.modelfile import Golden, Header, read_model_file, write_mo
 ENDINGS = {"onnx": "onnx", "openvino": "xml", "torch": "pt2"}
 CLASSES = ("blue", "green", "red")
 SIDE = 32
+GOLDEN = exporting.Classifier.logits
 BIAS = np.float32([0.1, 0, 0])  # what makes another network
 
 
@@ -208,7 +209,7 @@ def test_an_artefact_has_the_one_runtime_it_was_proved_in(artefacts):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"to": "tensorrt"}, ConfigError, "unknown format 'tensorrt'"),
+        ({"to": "tensorrt"}, ConfigError, "unknown format 'tensorrt'.*transformers"),
         ({"out": "model.bin"}, ConfigError, r"ends in \.onnx, got model\.bin"),
         ({"calibrate": "pictures"}, ConfigError, "calibrate is for int8"),
         ({"int8": True}, ConfigError, "int8 needs pictures to calibrate with"),
@@ -220,6 +221,26 @@ def test_options_that_do_not_go_together_are_refused(options, error, message, mo
     with pytest.raises(error, match=message):
         resnetv2.export(model, **{"to": "onnx", "out": "model.onnx", **options})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_for_timm_is_what_save_pretrained_writes_and_is_read_back_first(model, tmp_path, monkeypatch):
+    done = command("export", model, "--to", "timm", "--out", tmp_path / "folder")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, str(tmp_path / "folder")), done.stderr
+    assert "golden: 3 pictures, the same labels, worst logit" in done.stdout
+    resnetv2.save_pretrained(model, tmp_path / "other")
+    ours, theirs = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("folder", "other"))
+    assert ours == theirs
+    with pytest.raises(ConfigError, match="a folder for timm holds the weights as they are"):
+        resnetv2.export(model, to="timm", out=tmp_path / "new", int8=True)
+    with pytest.raises(ConvertError, match="has no such network"):
+        resnetv2.export(model, to="transformers", out=tmp_path / "new")
+    with pytest.raises(Error, match="exists and is not an empty folder"):
+        resnetv2.export(model, to="timm", out=tmp_path / "folder")
+    monkeypatch.setattr(exporting, "from_pretrained", lambda *_, **__: resnetv2.load(model, device="cpu"))
+    monkeypatch.setattr(exporting.Classifier, "logits", lambda self, pictures: np.roll(GOLDEN(self, pictures), 1, 1))
+    with pytest.raises(ModelFileError, match=r"nothing was written.*golden sample"):
+        resnetv2.export(model, to="timm", out=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_exists_is_not_overwritten_and_an_artefact_is_no_source(model, artefacts, tmp_path):

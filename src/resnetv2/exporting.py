@@ -21,6 +21,7 @@ from resnetv2.errors import ConfigError, DataError, Error, MissingExtra, ModelFi
 from resnetv2.evaluation.answers import find_pictures
 from resnetv2.files import rename_durably
 from resnetv2.inference import GOLDEN_TOLERANCE, Classifier, compare_golden, read_model, same_labels, softmax
+from resnetv2.repository.folder import SOURCES, from_pretrained, save_pretrained
 from resnetv2.runtime.artefact import RUNTIMES, Artefact, read_artefact, write_artefact
 from resnetv2.runtime.choice import open_session
 from resnetv2.runtime.graph import build_graph
@@ -72,8 +73,9 @@ def export(
 
     Args:
         model: a model file, or published weights by name.
-        to: "onnx" (.onnx), "openvino" (.xml, with a .bin beside it) or "torch" (.pt2, of ``torch.export``).
-        out: the new file.
+        to: "onnx" (.onnx), "openvino" (.xml, with a .bin beside it) or "torch" (.pt2, of ``torch.export``); "timm" or
+            "transformers" for the folder of ``save_pretrained``, read back before it is written.
+        out: the new file, or folder.
         check: labelled pictures, as ``evaluate`` takes them, or pictures without labels: a folder without folders in
             it, or a CSV or Parquet file with the column image_path alone.
         split: of ``check``, where it has labels: "train", "val", "test" or "all".
@@ -85,6 +87,7 @@ def export(
         progress: called with the pictures of ``check`` that are done and the total.
 
     Raises:
+        ConvertError: timm or transformers has no such network.
         ModelFileError: the artefact answers something else, with the worst sample; or the model has no golden samples.
         ConfigError: an unknown format, another ending, or options that do not go together.
         DataError: fewer than 32 pictures to calibrate with (64 without ``check``), other classes than the model's, or
@@ -93,6 +96,10 @@ def export(
         Error: ``out`` exists, or the file system refused.
     """
     out = Path(out)
+    if to in SOURCES:
+        if int8 or calibrate is not None or check is not None:
+            raise ConfigError(f"a folder for {to} holds the weights as they are: no int8, calibrate or check")
+        return _export_folder(_read_source(model, int8), model, to, out)
     _check_options(out, to, int8, calibrate)
     file = _read_source(model, int8)
     pictures, check_on = _find(file, str(model), calibrate, check, split)
@@ -115,10 +122,19 @@ def export(
     return Exported(out=out, to=to, precision=artefact.precision, report=report)
 
 
+def _export_folder(file: ModelFile, model: str | Path, to: str, out: Path) -> Exported:
+    """Write a folder that another library loads, if one read back gives the golden logits."""
+    with TemporaryDirectory() as temporary:
+        classifier = from_pretrained(save_pretrained(model, Path(temporary, "folder"), to=to), device="cpu")
+        answers = classifier.logits(file.golden.pictures)
+    found = _compare(answers, file.golden.logits, file.header.task, lambda i: f"golden sample {i}")
+    return Exported(out=save_pretrained(model, out, to=to), to=to, precision="float32", report={"golden": found})
+
+
 def _check_options(out: Path, to: str, int8: bool, calibrate: object) -> None:
     endings = {runtime: ending for ending, runtime in RUNTIMES.items()}
     if to not in endings:
-        raise ConfigError(unknown("format", to, endings))
+        raise ConfigError(unknown("format", to, [*endings, *SOURCES]))
     if out.suffix != endings[to]:
         raise ConfigError(f"an artefact of the format {to!r} ends in {endings[to]}, got {out}")
     if int8 and to == "torch":

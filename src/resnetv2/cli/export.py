@@ -12,13 +12,21 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the command's parser."""
     parser = commands.add_parser(
         "export",
-        help="write a network for another runtime, proved to answer the same",
+        help="write a network for another runtime or library, proved to answer the same",
         description="Write a model file as an artefact for ONNX Runtime, OpenVINO or torch.export, with its header and "
-        "golden samples inside. It appears only after it has answered as the model does, from picture bytes to labels.",
+        "golden samples inside, or as a folder that timm or transformers loads. It appears only after it has answered "
+        "as the model does, from picture bytes to labels.",
     )
     parser.add_argument("model", metavar="MODEL", help="model file, such as RUN/best.safetensors")
-    parser.add_argument("--to", required=True, metavar="FORMAT", help="onnx (.onnx), openvino (.xml) or torch (.pt2)")
-    parser.add_argument("--out", required=True, metavar="FILE", help="new file, with the ending of its format")
+    parser.add_argument(
+        "--to",
+        required=True,
+        metavar="FORMAT",
+        help="onnx (.onnx), openvino (.xml) or torch (.pt2); timm or transformers, a folder",
+    )
+    parser.add_argument(
+        "--out", required=True, metavar="FILE", help="new file, with the ending of its format, or folder"
+    )
     parser.add_argument(
         "--check", metavar="DATA", help="pictures to compare the answers on, too, with labels or without"
     )
