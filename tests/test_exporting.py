@@ -212,6 +212,7 @@ def test_an_artefact_has_the_one_runtime_it_was_proved_in(artefacts):
         ({"to": "tensorrt"}, ConfigError, "unknown format 'tensorrt'.*transformers"),
         ({"out": "model.bin"}, ConfigError, r"ends in \.onnx, got model\.bin"),
         ({"calibrate": "pictures"}, ConfigError, "calibrate is for int8"),
+        ({"min_agreement": 99}, ConfigError, "min_agreement is a share from 0 to 1"),
         ({"int8": True}, ConfigError, "int8 needs pictures to calibrate with"),
         ({"to": "torch", "out": "model.pt2", "int8": True}, ConfigError, "int8 is for onnx and openvino"),
     ],
@@ -258,7 +259,7 @@ def test_int8_says_what_it_costs_and_is_refused_beyond_the_bounds(to, model, dat
     options = {"to": to, "int8": True, "calibrate": data, "check": data, "min_agreement": 0.0}
     out = tmp_path / f"model.{ENDINGS[to]}"
     with pytest.raises(ModelFileError, match=r"nothing was written: on 15 pictures of int8, its top-1 is"):
-        resnetv2.export(model, out=out, **options, max_drop=-1.1)
+        resnetv2.export(model, out=out, **options, max_drop=-1.0)
     assert list(tmp_path.iterdir()) == []
     report = resnetv2.export(model, out=out, **options, max_drop=1.0).report
     assert report["n"] == 15
@@ -285,7 +286,7 @@ def write_unlabelled(folder, count):
 
 
 @pytest.mark.parametrize("to", ["onnx", "openvino"])
-def test_int8_calibrates_without_labels_and_then_half_of_the_pictures_check_it(to, model, tmp_path):
+def test_int8_calibrates_without_labels_and_then_half_of_the_pictures_check_it(to, model, tmp_path, monkeypatch):
     pytest.importorskip("nncf")
     pictures = write_unlabelled(tmp_path / "pictures", 65)
     out = tmp_path / f"model.{ENDINGS[to]}"
@@ -296,11 +297,16 @@ def test_int8_calibrates_without_labels_and_then_half_of_the_pictures_check_it(t
     assert "top-1" not in done.stdout
     assert set(resnetv2.info(out)["report"]) == {"n", "agreement", "pictures_per_second", "bytes"}
     assert resnetv2.verify(out).worst <= 1e-5  # of its own answers, on the same machine
+
+    def other_network(config, preprocessing, weights):
+        return build_graph(config, preprocessing, {**weights, "head.fc.weight": -weights["head.fc.weight"]})
+
+    monkeypatch.setattr(exporting, "build_graph", other_network)
     options = {"to": to, "out": tmp_path / f"other.{ENDINGS[to]}", "int8": True, "calibrate": pictures}
     with pytest.raises(
         ModelFileError, match=r"nothing was written: on 32 pictures of int8, it gives .* of the answers"
     ):
-        resnetv2.export(model, **options, min_agreement=1.1)
+        resnetv2.export(model, **options, min_agreement=1)
     assert len(list(tmp_path.iterdir())) == (3 if to == "openvino" else 2)
 
 
@@ -333,6 +339,13 @@ def test_too_few_or_unreadable_pictures_do_not_calibrate(model, data, tmp_path):
     with pytest.raises(DataError, match=r"no file .*absent\.png"):
         resnetv2.export(model, **{**options, "calibrate": tmp_path / "list.csv"}, check=data)
     assert not (tmp_path / "model.onnx").exists()
+
+
+def test_an_artefact_is_not_written_among_the_pictures_that_check_it(model, data, tmp_path):
+    for option in ({"check": data}, {"int8": True, "calibrate": data}):
+        with pytest.raises(ConfigError, match="which is only read"):
+            resnetv2.export(model, to="onnx", out=data / "model.onnx", **option)
+    assert not (data / "model.onnx").exists()
 
 
 def test_int8_is_for_networks_that_give_one_label(data, tmp_path):

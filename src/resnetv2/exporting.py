@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from resnetv2.console import Counter
-from resnetv2.data.index import Samples, find_unlabelled
+from resnetv2.data.index import Samples, find_unlabelled, refuse_inside
 from resnetv2.data.load import Loader
 from resnetv2.errors import ConfigError, DataError, Error, MissingExtra, ModelFileError, unknown
 from resnetv2.evaluation.answers import find_pictures
@@ -100,7 +100,10 @@ def export(
         if int8 or calibrate is not None or check is not None:
             raise ConfigError(f"a folder for {to} holds the weights as they are: no int8, calibrate or check")
         return _export_folder(_read_source(model, int8), model, to, out)
-    _check_options(out, to, int8, calibrate)
+    _check_options(out, to, int8, calibrate, (min_agreement, max_drop))
+    for data in (calibrate, check):
+        if data is not None:
+            refuse_inside(out, Path(data))
     file = _read_source(model, int8)
     pictures, check_on = _find(file, str(model), calibrate, check, split)
     save = _WRITERS[to](file, pictures)
@@ -131,7 +134,7 @@ def _export_folder(file: ModelFile, model: str | Path, to: str, out: Path) -> Ex
     return Exported(out=save_pretrained(model, out, to=to), to=to, precision="float32", report={"golden": found})
 
 
-def _check_options(out: Path, to: str, int8: bool, calibrate: object) -> None:
+def _check_options(out: Path, to: str, int8: bool, calibrate: object, bounds: tuple[float, float]) -> None:
     endings = {runtime: ending for ending, runtime in RUNTIMES.items()}
     if to not in endings:
         raise ConfigError(unknown("format", to, [*endings, *SOURCES]))
@@ -141,6 +144,8 @@ def _check_options(out: Path, to: str, int8: bool, calibrate: object) -> None:
         raise ConfigError("int8 is for onnx and openvino: PyTorch has no such kernels for every processor")
     if int8 and calibrate is None:
         raise ConfigError("int8 needs pictures to calibrate with, with labels or without: calibrate")
+    if not (0 <= bounds[0] <= 1 and -1 <= bounds[1] <= 1):
+        raise ConfigError(f"min_agreement is a share from 0 to 1 and max_drop one from -1 to 1, got {bounds}")
     if calibrate is not None and not int8:
         raise ConfigError("calibrate is for int8")
     for part in _parts(out):
