@@ -3,25 +3,35 @@
     python benchmarks/infer_speed.py files     # JPEG files to labels, pictures a second
     python benchmarks/infer_speed.py one       # one picture in memory, milliseconds
     python benchmarks/infer_speed.py start     # `resnetv2 predict` of one picture, process start to answer, seconds
-    python benchmarks/infer_speed.py memory    # largest memory while a folder is predicted, MiB by pictures
+    python benchmarks/infer_speed.py memory    # largest memory while a folder of 10,000 is predicted, MiB by pictures
+    python benchmarks/infer_speed.py bn        # what the batch norms at the units' entries cost, and in other forms
     python benchmarks/infer_speed.py int8      # eight bits beside float32 in the same runtime, pictures a second
 
 All sides have the same random weights, and take turns in one process, so whatever else the machine does falls on all of
 them. A ratio is taken within a turn. Sides whose package is missing are left out, and named. OMP_NUM_THREADS holds for
-every side; where another program keeps a core busy, `OMP_NUM_THREADS=1 taskset -c 1` gives one core to all. Prints
-Markdown tables.
+every side but JAX, which knows no such limit; where another program keeps a core busy, `OMP_NUM_THREADS=1 taskset -c 1`
+gives one core to all. Prints Markdown tables.
+
+Keras and transformers are no part of the project's environment. Beside it, without a second PyTorch:
+
+    python -m pip install --target PEERS --constraint constraints.txt "keras==3.*" jax transformers
+    PYTHONPATH=PEERS python benchmarks/infer_speed.py files
 """
 
 import argparse
+import functools
 import json
 import os
 import resource
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from importlib.util import find_spec
 from io import BytesIO
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -36,6 +46,8 @@ import resnetv2
 from resnetv2.config import architecture
 from resnetv2.inference import Classifier
 from resnetv2.preprocess import Preprocessing
+from resnetv2.runtime.graph import Node, build_graph
+from resnetv2.runtime.onnxmodel import encode_onnx
 from resnetv2.runtime.session import count_threads
 from resnetv2.weights.modelfile import Golden, Header, ModelFile, write_model_file
 
@@ -135,13 +147,20 @@ def onnx_bytes(network):
     return out.getvalue()
 
 
-def timm_onnx(network, batch):
-    """Return the loop of ONNX Runtime's own examples: decode a batch, run it."""
+def open_onnx(model, optimized=""):
+    """Return ONNX Runtime's session with as many threads as every side; it may leave what it made of the model."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = count_threads()
-    session = onnxruntime.InferenceSession(onnx_bytes(network), options, providers=["CPUExecutionProvider"])
+    options.optimized_model_filepath = optimized
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def timm_onnx(network, batch):
+    """Return the loop of ONNX Runtime's own examples: decode a batch, run it."""
+    session = open_onnx(onnx_bytes(network))
 
     def labels(paths):
         found = []
@@ -153,20 +172,28 @@ def timm_onnx(network, batch):
     return labels
 
 
-def openvino_settings(hint):
-    """Return what the peers ask OpenVINO for: the same number of threads as every side."""
+def compile_openvino(network, hint):
+    """Return a network for single pictures, compiled as a session of ours is: the same threads, and float32.
+
+    Left to choose, OpenVINO computes in bfloat16 on processors with AMX. What it does choose is printed.
+    """
+    import openvino
+
+    model = openvino.Core().read_model(onnx_bytes(network), b"")
+    model.reshape([1, 3, SIDE, SIDE])
     threads = {"INFERENCE_NUM_THREADS": str(count_threads())} if count_threads() else {}
-    return {"PERFORMANCE_HINT": hint, **threads}
+    settings = {"PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": "f32", **threads}
+    compiled = openvino.Core().compile_model(model, "CPU", settings)
+    precision = compiled.get_property("INFERENCE_PRECISION_HINT").to_string()
+    print(f"OpenVINO, {hint}: computes in {precision}", file=sys.stderr)
+    return compiled
 
 
 def bare_openvino(network, _batch):
     """Return OpenVINO as its benchmark_app runs it: requests in flight, on tensors in memory, nothing decoded."""
     import openvino
 
-    model = openvino.Core().read_model(onnx_bytes(network), b"")
-    model.reshape([1, 3, SIDE, SIDE])
-    compiled = openvino.Core().compile_model(model, "CPU", openvino_settings("THROUGHPUT"))
-    queue = openvino.AsyncInferQueue(compiled)
+    queue = openvino.AsyncInferQueue(compile_openvino(network, "THROUGHPUT"))
     x = np.random.default_rng(0).standard_normal((1, 3, SIDE, SIDE), np.float32)
 
     def labels(paths):
@@ -188,24 +215,43 @@ def transformers_pipeline(_network, batch):
     return lambda paths: [answer[0]["label"] for answer in classify(list(map(str, paths)), batch_size=batch)]
 
 
-def keras_network(_network, batch):
-    """Return Keras's ResNet50V2 with random weights, on the backend that KERAS_BACKEND names."""
+def keras_network(backend):
+    """Return Keras's ResNet50V2 with random weights, in a process of its own: it takes one backend a process."""
+
+    def prepare(_network, batch):
+        before = os.environ.get("KERAS_BACKEND")
+        os.environ["KERAS_BACKEND"] = backend
+        pool = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+        try:
+            pool.submit(keras_labels, [], batch).result()  # the process starts now, with this backend
+        finally:
+            os.environ.pop("KERAS_BACKEND") if before is None else os.environ.update(KERAS_BACKEND=before)
+        return lambda paths: pool.submit(keras_labels, paths, batch).result()
+
+    return prepare
+
+
+@functools.cache
+def keras_model():
+    """Return the network of this process."""
     import keras
 
-    model = keras.applications.ResNet50V2(weights=None)
+    return keras.applications.ResNet50V2(weights=None)
+
+
+def keras_labels(paths, batch):
+    """Return labels by Keras's own steps: two threads decode a batch, then it is answered."""
+    import keras
 
     def view(path):
         return np.asarray(keras.utils.load_img(path, target_size=(SIDE, SIDE)), np.float32) / 127.5 - 1
 
-    def labels(paths):
-        found = []
-        with ThreadPoolExecutor(2) as pool:
-            for low in range(0, len(paths), batch):
-                views = np.stack(list(pool.map(view, paths[low : low + batch])))
-                found += model.predict_on_batch(views).argmax(axis=1).tolist()
-        return found
-
-    return labels
+    found = []
+    with ThreadPoolExecutor(2) as pool:
+        for low in range(0, len(paths), batch):
+            views = np.stack(list(pool.map(view, paths[low : low + batch])))
+            found += keras_model().predict_on_batch(views).argmax(axis=1).tolist()
+    return found
 
 
 def ours(runtime):
@@ -224,7 +270,8 @@ SIDES = {
     "timm, PyTorch eager, channels_last": (timm_torch, "timm"),
     "timm, torch.compile": (lambda network, batch: timm_torch(network, batch, compiled=True), "timm"),
     "timm, ONNX Runtime": (timm_onnx, "onnxruntime"),
-    "Keras ResNet50V2": (keras_network, "keras"),
+    "Keras ResNet50V2, jax": (keras_network("jax"), "keras jax"),
+    "Keras ResNet50V2, torch": (keras_network("torch"), "keras torch"),
     "transformers pipeline, ResNet-50 v1.5": (transformers_pipeline, "transformers"),
 }
 
@@ -235,7 +282,7 @@ SIDES = {
 def prepared(names, batch):
     """Return the named sides whose packages are here, ready to label paths."""
     network = timm_network()
-    missing = [name for name in names if find_spec(SIDES[name][1]) is None]
+    missing = [name for name in names if None in map(find_spec, SIDES[name][1].split())]
     if missing:
         print(f"left out, not installed: {', '.join(missing)}", file=sys.stderr)
     return {name: SIDES[name][0](network, batch) for name in names if name not in missing}
@@ -288,9 +335,10 @@ def one(arguments):
             network(x)
 
     sides["timm, PyTorch eager, channels_last"] = eager
-    sides["timm, OpenVINO (LATENCY)"] = latency_openvino(network)
     v1 = import_timm().create_model("resnet50").eval()
-    sides["timm resnet50 (v1.5), OpenVINO (LATENCY)"] = latency_openvino(v1)
+    for name, other in (("timm resnetv2_50", network), ("timm resnet50 (v1.5)", v1)):
+        sides[f"{name}, OpenVINO"] = latency_openvino(other)
+        sides[f"{name}, ONNX Runtime"] = latency_onnx(other)
     seconds = turns(sides, [None], arguments.repeats * 5)
     rows = [{"side": name, "ms": spread([1000 * value for value in values], 1)} for name, values in seconds.items()]
     print(table(rows))
@@ -298,13 +346,16 @@ def one(arguments):
 
 def latency_openvino(network):
     """Return a function that answers one tensor by OpenVINO, tuned for latency."""
-    import openvino
-
-    model = openvino.Core().read_model(onnx_bytes(network), b"")
-    model.reshape([1, 3, SIDE, SIDE])
-    compiled = openvino.Core().compile_model(model, "CPU", openvino_settings("LATENCY"))
+    compiled = compile_openvino(network, "LATENCY")
     x = np.random.default_rng(0).standard_normal((1, 3, SIDE, SIDE), np.float32)
     return lambda _: compiled(x)
+
+
+def latency_onnx(network):
+    """Return a function that answers one tensor by ONNX Runtime."""
+    session = open_onnx(onnx_bytes(network))
+    x = np.random.default_rng(0).standard_normal((1, 3, SIDE, SIDE), np.float32)
+    return lambda _: session.run(None, {"x": x})
 
 
 def start(arguments):
@@ -333,7 +384,7 @@ def used_seconds():
     return used.ru_utime + used.ru_stime
 
 
-def artefacts(folder, formats):
+def artefacts(folder, formats, network=None):
     """Write the model file and its artefacts, and return them by a name."""
     import torch
 
@@ -341,9 +392,13 @@ def artefacts(folder, formats):
     from resnetv2.weights.golden import golden_pictures
 
     file = our_file(timm_network())
-    network = build_model(file.header.architecture, file.weights)
+    header = file.header
+    if network is None:
+        network = build_model(header.architecture, file.weights)
+    else:
+        header = replace(header, architecture=network.config)
     whole = folder / "model.safetensors"
-    write_model_file(whole, model_file(network, file.header, golden_pictures(SIDE), torch.device("cpu")))
+    write_model_file(whole, model_file(network, header, golden_pictures(SIDE), torch.device("cpu")))
     paths = {"model file": whole}
     for to in formats:
         paths[f"artefact for {to}"] = resnetv2.export(whole, to=to, out=folder / f"{to}.{ENDINGS[to]}").out
@@ -351,27 +406,36 @@ def artefacts(folder, formats):
 
 
 MEASURE = """
-import resource, sys
+import re, sys
+from pathlib import Path
 from resnetv2.inference import predict_each
-for number, _ in enumerate(predict_each(sys.argv[1], sys.argv[2:3] * int(sys.argv[3]), runtime="auto"), 1):
+for number, answer in enumerate(predict_each(sys.argv[1], [sys.argv[2]]), 1):
+    assert answer.error is None, answer
     if number in (100, 1000, int(sys.argv[3])):
-        print(number, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024, flush=True)
+        print(number, int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024, flush=True)
 """
 
 
 def memory(arguments):
-    """Peak resident MiB after 100, 1,000 and all pictures; a small network, since only the pipeline is asked about."""
+    """Peak resident MiB after 100, 1,000 and all pictures; a small network, since only the pipeline is asked about.
+
+    It is Linux's VmHWM: ``ru_maxrss`` of a new process is at least what its parent had.
+    """
     network = resnetv2.create_model("resnet18v2", num_classes=1000, width_factor=0.25)
-    file = our_file(timm_network())
-    header = Header(architecture=network.config, preprocessing=file.header.preprocessing, classes=file.header.classes)
-    weights = {name: v.numpy() for name, v in network.state_dict().items() if not name.endswith("tracked")}
+    rows = []
     with TemporaryDirectory() as folder:
-        path, (picture,) = Path(folder, "model.safetensors"), write_pictures(Path(folder), 1)
-        write_model_file(path, ModelFile(header, weights, file.golden))
-        words = [sys.executable, "-c", MEASURE, str(path), str(picture), str(arguments.pictures)]
-        lines = subprocess.run(words, check=True, capture_output=True, text=True, env=os.environ).stdout.split()
-    numbers = list(map(int, lines))
-    print(table([{"pictures": n, "MiB": m} for n, m in zip(numbers[::2], numbers[1::2], strict=True)]))
+        models = artefacts(Path(folder), arguments.to, network)
+        pictures = Path(folder, "pictures")
+        pictures.mkdir()
+        files = write_pictures(Path(folder), 16)
+        for number in range(arguments.pictures):
+            os.link(files[number % len(files)], pictures / f"{number:06d}.jpg")
+        for name, path in list(models.items())[1:]:
+            words = [sys.executable, "-c", MEASURE, str(path), str(pictures), str(arguments.pictures)]
+            lines = subprocess.run(words, check=True, capture_output=True, text=True, env=os.environ).stdout.split()
+            found = zip(lines[::2], lines[1::2], strict=True)
+            rows.append({"model": name, **{f"{int(count):,} pictures, MiB": peak for count, peak in found}})
+    print(table(rows))
 
 
 def int8(arguments):
@@ -392,18 +456,128 @@ def int8(arguments):
     print(table(rows))
 
 
-TASKS = {"files": files, "one": one, "start": start, "memory": memory, "int8": int8}
+def bn(arguments):
+    """Milliseconds a picture with the batch norms at the units' entries, written in other ways, and without them.
+
+    Without them the network is another one: only the time is asked about.
+    """
+    from resnetv2.runtime.onnx import OnnxSession
+    from resnetv2.runtime.openvino import OpenVinoSession
+
+    file = our_file(timm_network())
+    config = file.header.architecture
+    graph = build_graph(config, file.header.preprocessing, file.weights)
+    models = {name: encode_onnx(change(graph)) for name, change in WRITTEN.items()}
+    for name, model in models.items():
+        print(f"{name}: ONNX Runtime runs {onnx_operators(model)}; OpenVINO runs {openvino_operators(model)}")
+    rows = []
+    for count in (1, 16):
+        pictures = np.random.default_rng(0).integers(0, 256, (count, SIDE, SIDE, 3), np.uint8)
+        for runtime, open_model in (("onnx", OnnxSession), ("openvino", OpenVinoSession)):
+            sessions = {name: open_model(model, config) for name, model in models.items()}
+            rows += _compare(runtime, sessions, pictures, arguments.repeats)
+        rows += _compare("torch", torch_sessions(file), pictures, arguments.repeats)
+    print(table(rows))
+
+
+def _compare(runtime, sessions, pictures, repeats):
+    count = len(pictures)
+    sides = {name: lambda _, session=session: session(pictures) for name, session in sessions.items()}
+    seconds = turns(sides, [None], repeats * (5 if count == 1 else 1))
+    least = seconds["left out"]
+    return [
+        {
+            "runtime": runtime,
+            "pictures at once": count,
+            "batch norm at a unit's entry": name,
+            "ms a picture": spread([1000 * value / count for value in values], 1),
+            "÷ left out": spread([value / other for value, other in zip(values, least, strict=True)], 2),
+        }
+        for name, values in seconds.items()
+    ]
+
+
+def torch_sessions(file):
+    """Return our network in PyTorch, and one without the batch norms at the units' entries."""
+    import torch
+
+    from resnetv2.runtime.pytorch import TorchSession, build_model
+
+    found = {}
+    for name in ("BatchNormalization", "left out"):
+        model = build_model(file.header.architecture, file.weights)
+        if name == "left out":
+            for unit in (module for module in model.modules() if getattr(module, "norm1", None) is not None):
+                unit.norm1 = torch.nn.Identity()
+            model.norm = torch.nn.Identity()
+        found[name] = TorchSession(model, file.header.preprocessing, torch.device("cpu"))
+    return found
+
+
+def without_norms(graph):
+    """Return a graph without batch norms; those that follow a convolution are part of it already."""
+    dropped = {node.name: node.inputs[0] for node in graph.nodes if node.op == "BatchNormalization"}
+    nodes = [
+        node._replace(inputs=tuple(dropped.get(name, name) for name in node.inputs))
+        for node in graph.nodes
+        if node.name not in dropped
+    ]
+    return replace(graph, nodes=nodes)
+
+
+def multiplied(graph):
+    """Return a graph whose batch norms are a multiplication and an addition."""
+    nodes, arrays = [], dict(graph.arrays)
+    for node in graph.nodes:
+        if node.op != "BatchNormalization":
+            nodes.append(node)
+            continue
+        x, scale, shift, *_ = node.inputs
+        for name in (scale, shift):
+            arrays[name] = arrays[name].reshape(1, -1, 1, 1)
+        nodes.append(Node("Mul", f"{node.name}.mul", (x, scale), {}))
+        nodes.append(Node("Add", node.name, (f"{node.name}.mul", shift), {}))
+    return replace(graph, nodes=nodes, arrays=arrays)
+
+
+WRITTEN = {"BatchNormalization": lambda graph: graph, "Mul, Add": multiplied, "left out": without_norms}
+
+
+def onnx_operators(model):
+    """Return how many operators of each kind ONNX Runtime's own optimisation leaves."""
+    import onnx
+
+    with TemporaryDirectory() as folder:
+        path = str(Path(folder, "optimized.onnx"))
+        open_onnx(model, path)
+        return dict(
+            Counter(node.op_type for node in onnx.load(path, load_external_data=False).graph.node).most_common()
+        )
+
+
+def openvino_operators(model):
+    """Return how many operators of each kind OpenVINO executes; what is fused into another is not among them."""
+    from resnetv2.runtime.openvino import openvino_core, read_openvino
+
+    settings = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    compiled = openvino_core().compile_model(read_openvino(model), "CPU", settings)
+    kinds = (op.get_rt_info()["layerType"].astype(str) for op in compiled.get_runtime_model().get_ops())
+    return dict(Counter(kinds).most_common())
+
+
+TASKS = {"files": files, "one": one, "start": start, "memory": memory, "int8": int8, "bn": bn}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("task", choices=TASKS)
-    parser.add_argument("--repeats", type=int, default=5, help="turns of every side (default: 5)")
-    parser.add_argument("--pictures", type=int, default=64, help="files (default: 64; 10000 for memory)")
+    parser.add_argument("--repeats", type=int, default=3, help="turns of every side (default: 3)")
+    parser.add_argument("--pictures", type=int, help="files (default: 64; 10000 for memory)")
     parser.add_argument("--batch", type=int, default=32, help="of the peers' loops (default: 32)")
-    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES)[:7], help="the first is compared with")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=list(SIDES), help="the first is compared with")
     parser.add_argument("--to", nargs="+", choices=ENDINGS, default=list(ENDINGS), help="artefacts of start and int8")
     arguments = parser.parse_args()
+    arguments.pictures = arguments.pictures or (10_000 if arguments.task == "memory" else 64)
     print(json.dumps(environment("cpu")))
     TASKS[arguments.task](arguments)
 

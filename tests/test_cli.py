@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from runs import SETTINGS, TINY, command, write_colours
@@ -227,6 +228,35 @@ def test_a_reader_that_goes_away_is_no_error(model, data):
         process.wait(timeout=60)
     assert b"Traceback" not in errors
     assert b"BrokenPipe" not in errors
+
+
+FULL = Path("/dev/full")
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="only Linux has a device that is always full")
+@pytest.mark.parametrize("words", [["models"], ["models", "--json"], ["--help"], ["--version"], ["predict"], ["info"]])
+def test_output_that_finds_no_room_is_one_line_and_exit_2(words, model, data):
+    more = {"predict": [str(model), str(data / "test"), "--json"], "info": [str(model)]}.get(words[0], [])
+    with FULL.open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "resnetv2", *words, *more],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    *said, last = done.stderr.splitlines()
+    assert (done.returncode, "Traceback" in done.stderr, "ignored" in done.stderr) == (2, False, False)
+    assert last.endswith("error: cannot write the output: No space left on device")
+    assert all(line.startswith("runtime: ") for line in said)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell's >&-")
+def test_a_closed_output_is_no_error(model):
+    done = subprocess.run(
+        ["sh", "-c", f"{sys.executable} -m resnetv2 info {model} --json >&-"], stderr=subprocess.PIPE, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
 
 
 def test_a_table_has_every_cell_whatever_it_holds(capsys):

@@ -232,3 +232,9 @@ def test_embed_from_the_shell_lists_unreadable_pictures_and_exits_with_2_for_the
     done = command("embed", model, bad, "--out", tmp_path / "z.npz", "--json")
     assert done.returncode == 2
     assert json.loads(done.stdout)["errors"] == [{"path": str(bad), "error": "the file is empty"}]
+
+
+def test_features_are_not_written_into_a_folder_of_pictures(model, data):
+    with pytest.raises(ConfigError, match="which is only read"):
+        resnetv2.embed(model, [data / "test"], out=data / "test" / "x.npz", device="cpu")
+    assert not (data / "test" / "x.npz").exists()

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 from peers import randomise
-from pictures import write_dataset
+from pictures import noise, write_dataset, write_picture
 from runs import command
 
 import resnetv2
 from resnetv2 import exporting
-from resnetv2.errors import ConfigError, DataError, Error, ModelFileError
+from resnetv2.errors import ConfigError, ConvertError, DataError, Error, ModelFileError
 from resnetv2.preprocess import Preprocessing
 from resnetv2.runtime.graph import build_graph
 from resnetv2.runtime.pytorch import model_file
@@ -26,6 +26,7 @@ from resnetv2.weights.modelfile import Golden, Header, read_model_file, write_mo
 ENDINGS = {"onnx": "onnx", "openvino": "xml", "torch": "pt2"}
 CLASSES = ("blue", "green", "red")
 SIDE = 32
+GOLDEN = exporting.Classifier.logits
 BIAS = np.float32([0.1, 0, 0])  # what makes another network
 
 
@@ -208,9 +209,10 @@ def test_an_artefact_has_the_one_runtime_it_was_proved_in(artefacts):
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"to": "tensorrt"}, ConfigError, "unknown format 'tensorrt'"),
+        ({"to": "tensorrt"}, ConfigError, "unknown format 'tensorrt'.*transformers"),
         ({"out": "model.bin"}, ConfigError, r"ends in \.onnx, got model\.bin"),
         ({"calibrate": "pictures"}, ConfigError, "calibrate is for int8"),
+        ({"min_agreement": 99}, ConfigError, "min_agreement is a share from 0 to 1"),
         ({"int8": True}, ConfigError, "int8 needs pictures to calibrate with"),
         ({"to": "torch", "out": "model.pt2", "int8": True}, ConfigError, "int8 is for onnx and openvino"),
     ],
@@ -220,6 +222,26 @@ def test_options_that_do_not_go_together_are_refused(options, error, message, mo
     with pytest.raises(error, match=message):
         resnetv2.export(model, **{"to": "onnx", "out": "model.onnx", **options})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_for_timm_is_what_save_pretrained_writes_and_is_read_back_first(model, tmp_path, monkeypatch):
+    done = command("export", model, "--to", "timm", "--out", tmp_path / "folder")
+    assert (done.returncode, done.stdout.splitlines()[0]) == (0, str(tmp_path / "folder")), done.stderr
+    assert "golden: 3 pictures, the same labels, worst logit" in done.stdout
+    resnetv2.save_pretrained(model, tmp_path / "other")
+    ours, theirs = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in ("folder", "other"))
+    assert ours == theirs
+    with pytest.raises(ConfigError, match="a folder for timm holds the weights as they are"):
+        resnetv2.export(model, to="timm", out=tmp_path / "new", int8=True)
+    with pytest.raises(ConvertError, match="has no such network"):
+        resnetv2.export(model, to="transformers", out=tmp_path / "new")
+    with pytest.raises(Error, match="exists and is not an empty folder"):
+        resnetv2.export(model, to="timm", out=tmp_path / "folder")
+    monkeypatch.setattr(exporting, "from_pretrained", lambda *_, **__: resnetv2.load(model, device="cpu"))
+    monkeypatch.setattr(exporting.Classifier, "logits", lambda self, pictures: np.roll(GOLDEN(self, pictures), 1, 1))
+    with pytest.raises(ModelFileError, match=r"nothing was written.*golden sample"):
+        resnetv2.export(model, to="timm", out=tmp_path / "new")
+    assert not (tmp_path / "new").exists()
 
 
 def test_what_exists_is_not_overwritten_and_an_artefact_is_no_source(model, artefacts, tmp_path):
@@ -237,7 +259,7 @@ def test_int8_says_what_it_costs_and_is_refused_beyond_the_bounds(to, model, dat
     options = {"to": to, "int8": True, "calibrate": data, "check": data, "min_agreement": 0.0}
     out = tmp_path / f"model.{ENDINGS[to]}"
     with pytest.raises(ModelFileError, match=r"nothing was written: on 15 pictures of int8, its top-1 is"):
-        resnetv2.export(model, out=out, **options, max_drop=-1.1)
+        resnetv2.export(model, out=out, **options, max_drop=-1.0)
     assert list(tmp_path.iterdir()) == []
     report = resnetv2.export(model, out=out, **options, max_drop=1.0).report
     assert report["n"] == 15
@@ -250,9 +272,80 @@ def test_int8_says_what_it_costs_and_is_refused_beyond_the_bounds(to, model, dat
 def test_int8_needs_enough_pictures_of_the_models_classes(model, data, tmp_path):
     few = write_dataset(tmp_path / "few", {"train": dict.fromkeys(CLASSES, 2), "val": dict.fromkeys(CLASSES, 1)}, 24)
     others = write_dataset(tmp_path / "others", {"train": {"violet": 40}, "val": {"violet": 1}}, 24)
-    for calibrate, message in ((few, "has 6 training pictures; to calibrate, 32 are the least"), (others, "violet")):
+    strangers = r"(?s)'violet'; the model knows 'blue', 'green', 'red'; the data has 'violet'.*labels are not needed"
+    for calibrate, message in ((few, "has 6 training pictures; to calibrate, 32 are the least"), (others, strangers)):
         with pytest.raises(DataError, match=message):
             resnetv2.export(model, to="onnx", out=tmp_path / "model.onnx", int8=True, calibrate=calibrate, check=data)
+
+
+def write_unlabelled(folder, count):
+    """Write noise as folder/<number>.png."""
+    for number in range(count):
+        write_picture(folder / f"{number}.png", noise(24, 24, number))
+    return folder
+
+
+@pytest.mark.parametrize("to", ["onnx", "openvino"])
+def test_int8_calibrates_without_labels_and_then_half_of_the_pictures_check_it(to, model, tmp_path, monkeypatch):
+    pytest.importorskip("nncf")
+    pictures = write_unlabelled(tmp_path / "pictures", 65)
+    out = tmp_path / f"model.{ENDINGS[to]}"
+    words = ("--to", to, "--out", out, "--int8", "--calibrate", pictures, "--min-agreement", 0)
+    done = command("export", model, *words)
+    assert done.returncode == 0, done.stderr
+    assert "of 32 pictures" in done.stdout
+    assert "top-1" not in done.stdout
+    assert set(resnetv2.info(out)["report"]) == {"n", "agreement", "pictures_per_second", "bytes"}
+    assert resnetv2.verify(out).worst <= 1e-5  # of its own answers, on the same machine
+
+    def other_network(config, preprocessing, weights):
+        return build_graph(config, preprocessing, {**weights, "head.fc.weight": -weights["head.fc.weight"]})
+
+    monkeypatch.setattr(exporting, "build_graph", other_network)
+    options = {"to": to, "out": tmp_path / f"other.{ENDINGS[to]}", "int8": True, "calibrate": pictures}
+    with pytest.raises(
+        ModelFileError, match=r"nothing was written: on 32 pictures of int8, it gives .* of the answers"
+    ):
+        resnetv2.export(model, **options, min_agreement=1)
+    assert len(list(tmp_path.iterdir())) == (3 if to == "openvino" else 2)
+
+
+def test_a_list_without_labels_calibrates_as_its_folder_does(model, data, tmp_path):
+    pictures = write_unlabelled(tmp_path / "pictures", 40)
+    lines = ["image_path", *(f"pictures/{number}.png" for number in sorted(range(40), key=str))]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    options = {"to": "onnx", "int8": True, "check": data, "min_agreement": 0, "max_drop": 1}
+    report = resnetv2.export(model, out=tmp_path / "a.onnx", calibrate=tmp_path / "list.csv", **options).report
+    assert report["n"] == 15
+    other = resnetv2.export(model, out=tmp_path / "b.onnx", calibrate=pictures, **options).report
+    assert (report["agreement"], report["top1"]) == (other["agreement"], other["top1"])
+
+
+def test_pictures_without_labels_are_a_check_of_float32_too(model, tmp_path):
+    pictures = write_unlabelled(tmp_path / "pictures", 5)
+    report = resnetv2.export(model, to="onnx", out=tmp_path / "model.onnx", check=pictures).report
+    assert report["check"]["n"] == 5
+
+
+def test_too_few_or_unreadable_pictures_do_not_calibrate(model, data, tmp_path):
+    pictures = write_unlabelled(tmp_path / "pictures", 40)
+    options = {"to": "onnx", "out": tmp_path / "model.onnx", "int8": True, "calibrate": pictures}
+    with pytest.raises(DataError, match="has 40 pictures; to calibrate, 64 are the least, half of them to check"):
+        resnetv2.export(model, **options)
+    (pictures / "0.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"0\.png"):
+        resnetv2.export(model, **options, check=data)
+    (tmp_path / "list.csv").write_text("image_path\npictures/absent.png")
+    with pytest.raises(DataError, match=r"no file .*absent\.png"):
+        resnetv2.export(model, **{**options, "calibrate": tmp_path / "list.csv"}, check=data)
+    assert not (tmp_path / "model.onnx").exists()
+
+
+def test_an_artefact_is_not_written_among_the_pictures_that_check_it(model, data, tmp_path):
+    for option in ({"check": data}, {"int8": True, "calibrate": data}):
+        with pytest.raises(ConfigError, match="which is only read"):
+            resnetv2.export(model, to="onnx", out=data / "model.onnx", **option)
+    assert not (data / "model.onnx").exists()
 
 
 def test_int8_is_for_networks_that_give_one_label(data, tmp_path):

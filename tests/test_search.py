@@ -77,6 +77,22 @@ def test_an_index_of_another_layer_is_asked_by_that_layer(model, data, tmp_path)
     assert resnetv2.search(out, picture, top=1, device="cpu")[0].path == str(picture)
 
 
+def test_a_page_is_not_written_over_or_among_what_is_only_read(model, data, tmp_path):
+    picture = data / "test" / "red" / "000.png"
+    asked = shutil.copy(picture, tmp_path / "asked.png")
+    out = resnetv2.embed(model, [data / "test"], out=tmp_path / "x.index", device="cpu").out
+    (tmp_path / "link.html").symlink_to(picture)
+    before = {path: path.read_bytes() for folder in (data, tmp_path) for path in folder.rglob("*.*")}
+    for page in (asked, out, picture, tmp_path / "link.html"):
+        with pytest.raises(ConfigError, match="is one of the files that are only read"):
+            resnetv2.search(out, asked, html=page, device="cpu")
+    with pytest.raises(ConfigError, match="lies among the pictures of the index"):
+        resnetv2.search(out, asked, html=picture.with_name("page.html"), device="cpu")
+    assert before == {path: path.read_bytes() for folder in (data, tmp_path) for path in folder.rglob("*.*")}
+    resnetv2.search(out, asked, html=tmp_path / "page.html", device="cpu")
+    assert (tmp_path / "page.html").is_file()
+
+
 def test_the_same_pictures_give_the_same_index(index, model, data, tmp_path):
     again = resnetv2.embed(model, [data / "train"], out=tmp_path / "again.index", device="cpu").out
     assert again.read_bytes() == index.read_bytes()

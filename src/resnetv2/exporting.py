@@ -15,12 +15,13 @@ from typing import Any
 import numpy as np
 
 from resnetv2.console import Counter
-from resnetv2.data.index import Samples
+from resnetv2.data.index import Samples, find_unlabelled, refuse_inside
 from resnetv2.data.load import Loader
 from resnetv2.errors import ConfigError, DataError, Error, MissingExtra, ModelFileError, unknown
 from resnetv2.evaluation.answers import find_pictures
 from resnetv2.files import rename_durably
 from resnetv2.inference import GOLDEN_TOLERANCE, Classifier, compare_golden, read_model, same_labels, softmax
+from resnetv2.repository.folder import SOURCES, from_pretrained, save_pretrained
 from resnetv2.runtime.artefact import RUNTIMES, Artefact, read_artefact, write_artefact
 from resnetv2.runtime.choice import open_session
 from resnetv2.runtime.graph import build_graph
@@ -32,6 +33,7 @@ from resnetv2.weights.modelfile import Golden, Header, ModelFile
 MIN_AGREEMENT = 0.99
 MAX_DROP = 0.005  # half a point of top-1
 _CALIBRATION = (32, 300)  # pictures: the fewest that are taken, and the most, which is NNCF's default
+_CHECKED = 1000  # pictures: the most of those to calibrate with that are kept to check on
 _BATCH = 32
 _DISTANCE_TOLERANCE = 0.01  # features are off by about 1e-6, and their least variance may be 1e-6 of the whole
 _TIMED, _TURNS = 16, 3  # pictures of one timed batch, and how many batches of each side
@@ -71,78 +73,79 @@ def export(
 
     Args:
         model: a model file, or published weights by name.
-        to: "onnx" (.onnx), "openvino" (.xml, with a .bin beside it) or "torch" (.pt2, of ``torch.export``).
-        out: the new file.
-        check: labelled pictures, as ``evaluate`` takes them.
-        split: of ``check``: "train", "val", "test" or "all".
+        to: "onnx" (.onnx), "openvino" (.xml, with a .bin beside it) or "torch" (.pt2, of ``torch.export``); "timm" or
+            "transformers" for the folder of ``save_pretrained``, read back before it is written.
+        out: the new file, or folder.
+        check: labelled pictures, as ``evaluate`` takes them, or pictures without labels: a folder without folders in
+            it, or a CSV or Parquet file with the column image_path alone.
+        split: of ``check``, where it has labels: "train", "val", "test" or "all".
         int8: 8-bit weights and activations, static, with a scale for each output channel; for "onnx" and "openvino".
-        calibrate: labelled pictures that tell how large activations get; at most 300 of their training split count.
+        calibrate: pictures that tell how large activations get, with labels or without; at most 300 count, of labelled
+            ones those of the training split. Without ``check``, every other one is kept to check on.
         min_agreement: the least share of ``check`` that int8 must answer as float32 does.
-        max_drop: the most of top-1 on ``check`` that int8 may lose.
+        max_drop: the most of top-1 on ``check`` that int8 may lose, where there are labels.
         progress: called with the pictures of ``check`` that are done and the total.
 
     Raises:
+        ConvertError: timm or transformers has no such network.
         ModelFileError: the artefact answers something else, with the worst sample; or the model has no golden samples.
         ConfigError: an unknown format, another ending, or options that do not go together.
-        DataError: fewer than 32 pictures to calibrate with, other classes than the model's, or an unreadable picture.
+        DataError: fewer than 32 pictures to calibrate with (64 without ``check``), other classes than the model's, or
+            an unreadable picture.
         MissingExtra: a package is not installed.
         Error: ``out`` exists, or the file system refused.
     """
     out = Path(out)
-    _check_options(out, to, int8, calibrate, check)
-    file = read_model(model)
-    if isinstance(file, Artefact):
-        raise ConfigError(f"{model} is an artefact already: export the model file")
-    if not file.golden.pictures:
-        raise ModelFileError(f"{model} holds no golden samples: nothing would prove what is exported")
-    if int8 and (not file.header.classes or file.header.task != "classification"):
-        raise ConfigError("int8 is checked by its labels: the network must have a head, for one class of each picture")
-    pictures = None if calibrate is None else _calibration(file.header, str(model), calibrate)
-    samples = None if check is None else _samples(file.header, str(model), check, split)
+    if to in SOURCES:
+        if int8 or calibrate is not None or check is not None:
+            raise ConfigError(f"a folder for {to} holds the weights as they are: no int8, calibrate or check")
+        return _export_folder(_read_source(model, int8), model, to, out)
+    _check_options(out, to, int8, calibrate, (min_agreement, max_drop))
+    for data in (calibrate, check):
+        if data is not None:
+            refuse_inside(out, Path(data))
+    file = _read_source(model, int8)
+    pictures, check_on = _find(file, str(model), calibrate, check, split)
     save = _WRITERS[to](file, pictures)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as folder:
-            path = Path(folder, out.name)
-            artefact = Artefact(
-                path=path,
-                precision="int8" if int8 else "float32",
-                header=file.header,
-                golden=file.golden,
-                likeness=file.likeness,
-            )
+            artefact = _begin(Path(folder, out.name), file, int8)
             write_artefact(artefact, save)
-            classifier = Classifier.from_file(read_artefact(path), "cpu")
-            if int8 and samples is not None:
-                report = _prove_int8(classifier, file, to, samples, progress)
-                report["bytes"] = {"int8": _size(path), "float32": sum(v.nbytes for v in file.weights.values())}
-                _check_int8(report, min_agreement, max_drop)
-                golden = Golden(file.golden.pictures, classifier.logits(file.golden.pictures))
+            if int8 and check_on is not None:
+                report, golden = _prove_int8(artefact.path, file, to, check_on, (min_agreement, max_drop), progress)
             else:
-                report = _prove_float32(classifier, file, samples, progress)
-                if file.likeness is not None:
-                    report["distances"] = _prove_distances(classifier, file, to)
-                golden = file.golden
-            artefact = replace(artefact, golden=golden, report=report)
-            write_artefact(artefact, save)
-            _check_whole(path)
-            for part in _parts(path):  # the .xml last: it is what makes an artefact
+                report, golden = _prove_float32(artefact.path, file, to, check_on, progress), file.golden
+            write_artefact(replace(artefact, golden=golden, report=report), save)
+            _check_whole(artefact.path)
+            for part in _parts(artefact.path):  # the .xml last: it is what makes an artefact
                 rename_durably(part, out.with_suffix(part.suffix))
     except OSError as error:
         raise Error(f"cannot write {out}: {error.strerror or error}") from error
     return Exported(out=out, to=to, precision=artefact.precision, report=report)
 
 
-def _check_options(out: Path, to: str, int8: bool, calibrate: object, check: object) -> None:
+def _export_folder(file: ModelFile, model: str | Path, to: str, out: Path) -> Exported:
+    """Write a folder that another library loads, if one read back gives the golden logits."""
+    with TemporaryDirectory() as temporary:
+        classifier = from_pretrained(save_pretrained(model, Path(temporary, "folder"), to=to), device="cpu")
+        answers = classifier.logits(file.golden.pictures)
+    found = _compare(answers, file.golden.logits, file.header.task, lambda i: f"golden sample {i}")
+    return Exported(out=save_pretrained(model, out, to=to), to=to, precision="float32", report={"golden": found})
+
+
+def _check_options(out: Path, to: str, int8: bool, calibrate: object, bounds: tuple[float, float]) -> None:
     endings = {runtime: ending for ending, runtime in RUNTIMES.items()}
     if to not in endings:
-        raise ConfigError(unknown("format", to, endings))
+        raise ConfigError(unknown("format", to, [*endings, *SOURCES]))
     if out.suffix != endings[to]:
         raise ConfigError(f"an artefact of the format {to!r} ends in {endings[to]}, got {out}")
     if int8 and to == "torch":
         raise ConfigError("int8 is for onnx and openvino: PyTorch has no such kernels for every processor")
-    if int8 and (calibrate is None or check is None):
-        raise ConfigError("int8 needs pictures to calibrate with, and others to check what it costs: calibrate, check")
+    if int8 and calibrate is None:
+        raise ConfigError("int8 needs pictures to calibrate with, with labels or without: calibrate")
+    if not (0 <= bounds[0] <= 1 and -1 <= bounds[1] <= 1):
+        raise ConfigError(f"min_agreement is a share from 0 to 1 and max_drop one from -1 to 1, got {bounds}")
     if calibrate is not None and not int8:
         raise ConfigError("calibrate is for int8")
     for part in _parts(out):
@@ -159,20 +162,69 @@ def _size(path: Path) -> int:
     return sum(part.stat().st_size for part in _parts(path))
 
 
-def _samples(header: Header, model: str, data: str | Path, split: str) -> Samples:
-    return find_pictures(header, model, data, split).samples
+def _read_source(model: str | Path, int8: bool) -> ModelFile:
+    """Return the model file, if it can be exported like this."""
+    file = read_model(model)
+    if isinstance(file, Artefact):
+        raise ConfigError(f"{model} is an artefact already: export the model file")
+    if not file.golden.pictures:
+        raise ModelFileError(f"{model} holds no golden samples: nothing would prove what is exported")
+    if int8 and (not file.header.classes or file.header.task != "classification"):
+        raise ConfigError("int8 is checked by its labels: the network must have a head, for one class of each picture")
+    return file
 
 
-def _calibration(header: Header, model: str, data: str | Path) -> np.ndarray:
-    """Return pictures, evenly taken from the training split: uint8 (n, side, side, 3) RGB."""
-    samples = _samples(header, model, data, "train")
+def _begin(path: Path, file: ModelFile, int8: bool) -> Artefact:
+    precision = "int8" if int8 else "float32"
+    return Artefact(path=path, precision=precision, header=file.header, golden=file.golden, likeness=file.likeness)
+
+
+def _find(
+    file: ModelFile, model: str, calibrate: str | Path | None, check: str | Path | None, split: str
+) -> tuple[np.ndarray | None, _Pictures | None]:
+    """Return the pictures to calibrate with, uint8 (n, side, side, 3) RGB, and those to check on.
+
+    Without ``check``, every other picture of ``calibrate`` calibrates, and the rest are checked on.
+    """
+    check_on = None if check is None else _look_up(file.header, model, check, split)
+    if calibrate is None:
+        return None, check_on
+    try:
+        found = _look_up(file.header, model, calibrate, "train")
+    except DataError as error:
+        raise DataError(f"{error}\n(labels are not needed to calibrate: pictures in one folder will do)") from error
     least, most = _CALIBRATION
-    if len(samples) < least:
-        raise DataError(
-            f"{data} has {len(samples)} training pictures; to calibrate, {least} are the least, {most} good"
-        )
-    chosen = np.unique(np.linspace(0, len(samples) - 1, most).round().astype(int))
-    return header.preprocessing.decode([samples.paths[int(i)] for i in chosen])
+    if check_on is None:
+        check_on, found, least = found.take(slice(1, None, 2), _CHECKED), found.take(slice(0, None, 2)), 2 * least
+    count = len(found.samples) + (len(check_on.samples) if check is None else 0)
+    if count < least:
+        what, half = ("training pictures" if found.labelled else "pictures"), "" if check else ", half of them to check"
+        raise DataError(f"{calibrate} has {count} {what}; to calibrate, {least} are the least{half}, {most} good")
+    batches = Loader(found.take(slice(None), most).samples, _BATCH, file.header.preprocessing).batches()
+    return np.concatenate([batch.pictures for batch in batches]), check_on
+
+
+@dataclass(frozen=True)
+class _Pictures:
+    """Pictures to calibrate with or to check on; where they have no labels, these are -1."""
+
+    samples: Samples
+    labelled: bool
+
+    def take(self, part: slice, most: int | None = None) -> _Pictures:
+        """Return a part of them, and of that at most so many, evenly taken."""
+        places = np.arange(len(self.samples))[part]
+        if most is not None and len(places) > most:
+            places = places[np.linspace(0, len(places) - 1, most).round().astype(int)]
+        paths = [self.samples.paths[int(place)] for place in places]
+        return replace(self, samples=Samples(paths, self.samples.labels[places]))
+
+
+def _look_up(header: Header, model: str, data: str | Path, split: str) -> _Pictures:
+    paths = find_unlabelled(Path(data))
+    if paths is not None:
+        return _Pictures(Samples(paths, np.full(len(paths), -1)), labelled=False)
+    return _Pictures(find_pictures(header, model, data, split).samples, labelled=True)
 
 
 def _check_whole(path: Path) -> None:
@@ -189,17 +241,25 @@ def _check_whole(path: Path) -> None:
 
 
 def _prove_float32(
-    classifier: Classifier, file: ModelFile, samples: Samples | None, progress: Counter | None
+    path: Path, file: ModelFile, to: str, pictures: _Pictures | None, progress: Counter | None
 ) -> dict[str, Any]:
-    """Compare with the golden logits, and on samples with PyTorch; return the figures."""
-    task, golden = file.header.task, file.golden
+    """Compare with the golden logits, and on pictures with PyTorch; return the figures."""
+    classifier, task, golden = _open(path), file.header.task, file.golden
     answers = classifier.logits(golden.pictures)
     report = {"golden": _compare(answers, golden.logits, task, lambda i: f"golden sample {i}")}
-    if samples is not None:
+    if pictures is not None:
         peer = Classifier(file.header, open_session(file, "torch", "cpu"))
+        samples = pictures.samples
         ours, theirs = _answers(Classifier.answer, (classifier, peer), samples, progress)
         report["check"] = _compare(ours, theirs, task, lambda i: str(samples.paths[i]))
+    if file.likeness is not None:
+        report["distances"] = _prove_distances(classifier, file, to)
     return report
+
+
+def _open(path: Path) -> Classifier:
+    """Read an artefact back from the disk."""
+    return Classifier.from_file(read_artefact(path), "cpu")
 
 
 def _compare(ours: np.ndarray, expected: np.ndarray, task: str, name: Callable[[int], str]) -> dict[str, Any]:
@@ -249,20 +309,28 @@ def _answers(
 
 
 def _prove_int8(
-    classifier: Classifier, file: ModelFile, to: str, samples: Samples, progress: Counter | None
-) -> dict[str, Any]:
-    """Return agreement, accuracy, speed and size of int8 beside float32 in the same runtime."""
+    path: Path,
+    file: ModelFile,
+    to: str,
+    pictures: _Pictures,
+    bounds: tuple[float, float],
+    progress: Counter | None,
+) -> tuple[dict[str, Any], Golden]:
+    """Return agreement, accuracy, speed and size of int8 beside float32 in the same runtime, and its golden logits."""
+    classifier, samples = _open(path), pictures.samples
     peer = Classifier(file.header, open_session(file, to, "cpu"), file.likeness)
     (ours, our_answers), (theirs, their_answers) = (
         found.T for found in _answers(_decide, (classifier, peer), samples, progress)
     )
+    report: dict[str, Any] = {"n": len(samples), "agreement": float((our_answers == their_answers).mean())}
+    if pictures.labelled:
+        hits = {"int8": ours == samples.labels, "float32": theirs == samples.labels}
+        report["top1"] = {precision: float(hit.mean()) for precision, hit in hits.items()}
+    _check_int8(report, *bounds)
     rates = _rates([classifier.session, peer.session], file.header.preprocessing.image_size)
-    return {
-        "n": len(samples),
-        "agreement": float((our_answers == their_answers).mean()),
-        "top1": {"int8": float((ours == samples.labels).mean()), "float32": float((theirs == samples.labels).mean())},
-        "pictures_per_second": {"int8": rates[0], "float32": rates[1]},
-    }
+    report["pictures_per_second"] = {"int8": rates[0], "float32": rates[1]}
+    report["bytes"] = {"int8": _size(path), "float32": sum(v.nbytes for v in file.weights.values())}
+    return report, Golden(file.golden.pictures, classifier.logits(file.golden.pictures))
 
 
 def _decide(classifier: Classifier, pixels: np.ndarray) -> np.ndarray:
@@ -290,7 +358,8 @@ def _rates(sessions: list[Session], side: int) -> list[float]:
 
 
 def _check_int8(report: Mapping[str, Any], min_agreement: float, max_drop: float) -> None:
-    drop = report["top1"]["float32"] - report["top1"]["int8"]
+    top1 = report.get("top1", {"float32": 0.0, "int8": 0.0})  # not known without labels
+    drop = top1["float32"] - top1["int8"]
     problems = []
     if report["agreement"] < min_agreement:
         problems.append(

@@ -6,11 +6,12 @@ Nothing here imports torch, NumPy or Pillow before a command needs them.
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from resnetv2 import __version__
 from resnetv2.cli import (
@@ -35,35 +36,60 @@ from resnetv2.cli import (
 )
 from resnetv2.errors import ConfigError, Error, Interrupted
 
+if TYPE_CHECKING:
+    from _typeshed import SupportsWrite
+
 COMMANDS = (  # in the order in which a newcomer meets them
     *(demo, check, find_lr, train, evaluate, compare, calibrate, predict, explain, embed, search, export, verify),
     *(info, models, fetch, convert, pack),
 )
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # on what the shell sends stdout to
 _LONGEST = 8_000  # characters of a message
 EPILOG = "exit codes: 0 done, 1 a bug of resnetv2, 2 something to mend (said on stderr), 130 or 143 stopped by a signal"
 
 
 def main(words: Sequence[str]) -> int:
     """Run one command and return its exit code."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")  # a terminal's encoding may lack what a class is called
-    args = make_parser().parse_args(words)
+    _prepare_streams()
+    command = "resnetv2"
     try:
-        _refuse_empty(args)
-        code: int = args.run(args)
-        sys.stdout.flush()
+        try:
+            args = make_parser().parse_args(words)
+            command = f"resnetv2 {args.command}"
+            _refuse_empty(args)
+            code: int = args.run(args)
+        finally:
+            sys.stdout.flush()  # also what --help printed
         return code
     except Error as error:
-        print(f"resnetv2 {args.command}: error: {_spell(error)}", file=sys.stderr)
+        print(f"{command}: error: {_spell(error)}", file=sys.stderr)
         return 2
     except Interrupted as stop:
         return stop.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of stdout went away, as `head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return 0
+    except OSError as error:
+        if error.errno not in _NO_ROOM:
+            raise
+        _drop_output()
+        print(f"{command}: error: cannot write the output: {error.strerror}", file=sys.stderr)
+        return 2
+
+
+def _prepare_streams() -> None:
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115, PTH123  None is one that the shell closed
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115, PTH123
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # a terminal's encoding may lack what a class is called
+
+
+def _drop_output() -> None:
+    """Send what is not written yet nowhere: Python would try again when it ends, and fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -102,3 +128,7 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         print(f"{self.prog}: error: {message} (see {self.prog} --help)", file=sys.stderr)
         sys.exit(2)
+
+    def _print_message(self, message: str, file: SupportsWrite[str] | None = None) -> None:
+        """Print, without argparse's silence where that fails."""
+        (file or sys.stderr).write(message)

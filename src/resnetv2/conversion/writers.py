@@ -18,7 +18,7 @@ from resnetv2.conversion.publisher import Publisher
 from resnetv2.conversion.recognition import PUBLISHERS
 from resnetv2.conversion.rules import write
 from resnetv2.conversion.zoo import write_zoo
-from resnetv2.errors import ConvertError, unknown
+from resnetv2.errors import ConfigError, ConvertError, unknown
 from resnetv2.files import replace_file
 
 _TINY = 1e-8  # timm and Hugging Face standardise BiT's kernels with this, BiT with 1e-10: 2e-6 of the logits
@@ -51,7 +51,11 @@ def write_checkpoint(path: Path | str, config: ResNetV2Config, weights: Mapping[
 
 def _check_graph(publisher: Publisher, config: ResNetV2Config, theirs: Mapping[str, np.ndarray]) -> None:
     """Refuse weights whose names fit and whose network differs: they would load there and answer something else."""
-    known = [graph.to_dict() for graph in map(_graph, publisher.configs(theirs).values())]
+    try:
+        configs = publisher.configs(theirs)
+    except ConfigError as error:  # what it would be there cannot be
+        raise ConvertError(f"{publisher.title} has no such network: {error}") from error
+    known = [graph.to_dict() for graph in map(_graph, configs.values())]
     mine = _graph(config).to_dict()
     if mine not in known:
         other = known[0] if known else {}

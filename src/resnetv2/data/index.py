@@ -18,6 +18,7 @@ from resnetv2.data.manifest import (
     read_data_root,
     read_manifest,
     read_saved_manifest,
+    read_unlabelled,
     shorten,
     write_manifest,
 )
@@ -292,6 +293,26 @@ def find_pictures(folder: Path) -> list[Path]:
     Hidden files are left out, and links to folders are not followed.
     """
     return [folder / name for name in _picture_names(folder)]
+
+
+def find_unlabelled(data: Path) -> list[Path] | None:
+    """Return the pictures of a folder without folders in it, or of a CSV or Parquet file without a column of labels.
+
+    None is what has labels, or cannot be read: ``read_index`` takes it or says why not.
+
+    Raises:
+        DataError: a list names files that are absent, or one of them twice.
+    """
+    if data.suffix.lower() in {".csv", *PARQUET} and os.path.isfile(data):  # noqa: PTH113  as above
+        names = read_unlabelled(data, data.parent)
+        return None if names is None else [data.parent / name for name in names]
+    try:
+        inside = list(os.scandir(data))
+    except OSError:
+        return None
+    if any(entry.name == SHARD_LIST or (entry.is_dir() and not entry.name.startswith(".")) for entry in inside):
+        return None
+    return find_pictures(data) or None
 
 
 def _picture_names(folder: Path) -> list[str]:

@@ -20,6 +20,7 @@ from resnetv2.files import replace_file
 ALIASES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 COLUMNS = ("image_path", "label", "split", "size", "sha256", "group", "data_root")  # of a saved list of one class each
 _TASK_OF = {column: task for task, column in tasks.COLUMNS.items()}
+_ANY = "-"  # a label, where none is asked for
 _SHOWN = 10  # problems spelled out in one message; the rest are counted
 NUMBER = re.compile(r"[0-9]{1,18}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -73,6 +74,19 @@ def read_saved_manifest(path: Path, root: Path, is_there: Callable[[str], bool] 
     column = _find_column(path, None)
     task = _TASK_OF[column]
     return _read(path, root, task, lambda cells: _saved_row(cells, column), is_there or _is_file(root)), task
+
+
+def read_unlabelled(path: Path, root: Path) -> list[str] | None:
+    """Return the paths of a list without a column of labels, as it has them; None is one that has labels.
+
+    Raises:
+        DataError: files that are absent or listed twice; all problems at once.
+    """
+    _, names = next(_table(path))
+    if COLUMNS[0] not in names or not _TASK_OF.keys().isdisjoint(names):
+        return None
+    rows = _read(path, root, "classification", lambda cells: Row(cells[COLUMNS[0]].strip(), _ANY), _is_file(root))
+    return [row.path for row in rows]
 
 
 def read_data_root(path: Path) -> Path | None:

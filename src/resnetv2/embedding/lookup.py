@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +60,8 @@ def search(
     Raises:
         ModelFileError: no such index, one of another kind or a newer version, or made by another model.
         DataError: the picture cannot be read.
-        ConfigError: ``top`` below 1, or ``html`` does not end in .html.
+        ConfigError: ``top`` below 1, or a page that does not end in .html, in place of what is only read, or among the
+            pictures.
         MissingExtra: usearch is not installed, or for a page jinja2.
         Error: the page cannot be written.
     """
@@ -67,6 +70,8 @@ def search(
     if html is not None:
         check_page_name(html)
     opened = read_index(Path(index))
+    if html is not None:
+        _check_page(Path(html), [str(index), str(picture), *opened.paths])
     made_by, layer = opened.header["model"], opened.header["layer"]
     name = made_by["name"] if model is None else model
     try:
@@ -91,6 +96,20 @@ def search(
     if html is not None:
         _write_page(Path(html), str(picture), image, str(index), matches, len(opened.paths))
     return matches
+
+
+def _check_page(page: Path, read: Sequence[str]) -> None:
+    """Refuse a page in place of what is only read, or among the pictures of the index.
+
+    Raises:
+        ConfigError: it is such a place.
+    """
+    place = os.path.realpath(page)
+    if place in map(os.path.realpath, read):
+        raise ConfigError(f"{page} is one of the files that are only read: choose another --html")
+    folders = {os.path.realpath(os.path.dirname(path)) for path in read[2:]}  # noqa: PTH120
+    if os.path.dirname(place) in folders:  # noqa: PTH120
+        raise ConfigError(f"{page} lies among the pictures of the index, which are only read: choose another --html")
 
 
 def _write_page(path: Path, picture: str, image: Image.Image, index: str, matches: list[Match], total: int) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from resnetv2.console import Counter
+from resnetv2.data.index import refuse_inside
 from resnetv2.embedding.index import write_index
 from resnetv2.embedding.tables import Write, write_npz, write_parquet
 from resnetv2.errors import ConfigError, Error
@@ -78,7 +79,7 @@ def embed(
         progress: called with the pictures that are done and the total.
 
     Raises:
-        ConfigError: another ending, or no such layer, device or runtime.
+        ConfigError: another ending, a place inside a folder of pictures, or no such layer, device or runtime.
         DataError: a folder holds no pictures. A picture that cannot be read has its error in its row instead.
         ModelFileError: see ``Classifier.load``.
         MissingExtra: .parquet needs pyarrow, .index usearch.
@@ -86,6 +87,8 @@ def embed(
     """
     out = Path(out)
     _check_out(out)
+    for folder in filter(os.path.isdir, pictures):
+        refuse_inside(out, Path(folder))
     paths = expand(pictures)
     file = read_model(model)
     classifier = Classifier.from_file(file, device, runtime, len(paths))
