@@ -168,6 +168,12 @@ class ProbeRun(Run):
         answers = torch.from_numpy(probe.logits).to(self.device)
         return Outcome(min(probe.losses), answers, self.objective.targets(batch.labels))
 
+    @torch.inference_mode()
+    def known_answers(self, split: str) -> np.ndarray:
+        """Return what the head makes of the features of a split."""
+        features = torch.from_numpy(self.frozen.look(split, "pooled").array()[0])
+        return self.objective.answers(self.model(features.to(self.device)))
+
     def rate(self, step: int) -> float:  # noqa: ARG002
         """Return 0: nothing moves step by step."""
         return 0.0

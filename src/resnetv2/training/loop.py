@@ -390,6 +390,10 @@ class Run:
             torch.from_numpy(np.concatenate([empty, *answers]))
         ).numpy(), self.parts.val.samples.labels
 
+    def known_answers(self, split: str) -> np.ndarray | None:  # noqa: ARG002  of a run that keeps them
+        """Return the best network's answers (N, K) to the pictures of a split, None where they must be computed."""
+        return None
+
     def recalibrate(self) -> None:
         """Give the averaged network exact statistics of batch norm, from the pictures of the epoch under way."""
         batches, n = self.parts.train.batches(self.progress.epoch, size=self.image_size()), RECALIBRATED
