@@ -4,6 +4,8 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -83,6 +85,20 @@ def test_a_probe_is_an_ordinary_run_in_which_the_head_alone_is_new(colours, star
     assert report["top1"] == line["val_top1"]
     assert {"curves.png", "check.json", "index.csv", "environment.json"} <= {path.name for path in run.out.iterdir()}
     assert resnetv2.train(colours, out=run.out, resume=True).val_score == run.val_score
+
+
+def test_a_probe_needs_nothing_of_pytorch_s_compiler_and_its_last_network_is_its_best(colours, start, tmp_path):
+    words = ["train", colours, "--out", "run", "--weights", start, "--recipe", "probe", "--image-size", "32"]
+    script = f"""
+import sys
+from resnetv2.cli import main
+assert main({[*map(str, words), "--device", "cpu"]!r}) == 0
+assert "torch" in sys.modules and "torch._dynamo" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    best, last = (tmp_path / "run" / f"{name}.safetensors" for name in ("best", "last"))
+    assert best.read_bytes() == last.read_bytes()
 
 
 def test_the_second_probe_computes_no_features_and_a_changed_picture_is_computed_alone(
