@@ -4,10 +4,13 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from runs import SETTINGS, TINY, write_colours
 
 import resnetv2
@@ -84,6 +87,20 @@ def test_a_probe_is_an_ordinary_run_in_which_the_head_alone_is_new(colours, star
     assert resnetv2.train(colours, out=run.out, resume=True).val_score == run.val_score
 
 
+def test_a_probe_needs_nothing_of_pytorch_s_compiler_and_its_last_network_is_its_best(colours, start, tmp_path):
+    words = ["train", colours, "--out", "run", "--weights", start, "--recipe", "probe", "--image-size", "32"]
+    script = f"""
+import sys
+from resnetv2.cli import main
+assert main({[*map(str, words), "--device", "cpu"]!r}) == 0
+assert "torch" in sys.modules and "torch._dynamo" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    best, last = (tmp_path / "run" / f"{name}.safetensors" for name in ("best", "last"))
+    assert best.read_bytes() == last.read_bytes()
+
+
 def test_the_second_probe_computes_no_features_and_a_changed_picture_is_computed_alone(
     colours, start, tmp_path, monkeypatch
 ):
@@ -94,7 +111,7 @@ def test_the_second_probe_computes_no_features_and_a_changed_picture_is_computed
     assert seen == []
     data = write_colours(tmp_path / "changed")
     changed = data / "train" / "red" / "000.png"
-    changed.write_bytes((data / "test" / "red" / "000.png").read_bytes())
+    Image.open(changed).rotate(180).save(changed)
     learn(data, tmp_path / "third", start)
     assert len(seen) == 1
 
@@ -121,7 +138,7 @@ def test_more_views_are_learnt_from_and_one_is_judged(colours, start, tmp_path, 
     seen, features = [], LazySession.features
     monkeypatch.setattr(LazySession, "features", lambda self, x: seen.append(len(x)) or features(self, x))
     run = learn(colours, tmp_path / "run", start, set={"views": 4})
-    assert sum(-(-n // 32) for n in (4 * 30, 12)) == len(seen)
+    assert sum(-(-n // 32) for n in (4 * 30, 12, 12)) == len(seen)
     assert run.val_score > 0.9
     assert log_of(run)[0]["val_n"] == 12
 

@@ -73,6 +73,29 @@ def test_the_report_has_the_figures_of_evaluate_on_the_test_split_and_the_list_i
     assert "No leak found." in words
 
 
+@pytest.mark.parametrize("recipe", ["probe", "lp-ft"])
+def test_a_run_on_frozen_features_reports_the_figures_of_evaluate(place, tmp_path, monkeypatch, recipe):
+    monkeypatch.setenv("RESNETV2_CACHE", str(tmp_path / "cache"))
+    shown, show_run = [], report.show_run
+    monkeypatch.setattr(report, "show_run", lambda *words: shown.append(words[2]) or show_run(*words))
+    options = {"recipe": recipe, "image_size": 32, "device": "cpu", "weights": place / "run" / "best.safetensors"}
+    run = resnetv2.train(place / "colours", out=tmp_path / "run", **options)
+    measured = resnetv2.evaluate(run.best, place / "colours", device="cpu")
+    (found,) = shown
+    assert found.report.keys() == measured.keys()
+    for key in ("top1", "top1_ci95", "balanced_accuracy", "confusion", "n", "skipped", "split", "task", "abstention"):
+        assert found.report[key] == measured[key]
+    assert found.report["log_loss"] == pytest.approx(measured["log_loss"], rel=1e-4)  # float32, batches of another size
+
+
+def test_what_a_probe_knows_is_not_computed_again_for_its_report(place, tmp_path, monkeypatch):
+    monkeypatch.setenv("RESNETV2_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(report, "measure", None)  # whoever calls it fails, and the report is not written
+    options = {"recipe": "probe", "image_size": 32, "device": "cpu", "weights": place / "run" / "best.safetensors"}
+    run = resnetv2.train(place / "colours", out=tmp_path / "run", **options)
+    assert "12 pictures of the test split" in words_of(run.out)
+
+
 def test_every_command_in_the_report_works_where_the_run_was_started(place):
     text = (place / "run" / "report.html").read_text(encoding="utf-8")
     commands = [html.unescape(found) for found in re.findall(r"<pre>(.*?)</pre>", text)]

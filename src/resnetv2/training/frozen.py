@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import copy
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -162,12 +164,22 @@ class ProbeRun(Run):
         super().__init__(frozen.config, frozen.index, parts, out, origin)
         self.frozen = frozen
 
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """Return what changes nothing."""
+        return Still()
+
     def try_step(self, batch: Placed, rate: float) -> Outcome:  # noqa: ARG002  there is no rate
         """Solve for the head."""
         probe = self.frozen.fit(batch.pictures)
         set_head(self.model, probe)
         answers = torch.from_numpy(probe.logits).to(self.device)
         return Outcome(min(probe.losses), answers, self.objective.targets(batch.labels))
+
+    @torch.inference_mode()
+    def known_answers(self, split: str) -> np.ndarray:
+        """Return what the head makes of the features of a split."""
+        features = torch.from_numpy(self.frozen.look(split, "pooled").array()[0])
+        return self.objective.answers(self.model(features.to(self.device)))
 
     def rate(self, step: int) -> float:  # noqa: ARG002
         """Return 0: nothing moves step by step."""
@@ -176,6 +188,14 @@ class ProbeRun(Run):
     def pace(self) -> str:
         """Say how the head is found."""
         return "a head by cross-validation"
+
+
+class Still(torch.optim.Optimizer):
+    """An optimizer of nothing, without state. To make another, PyTorch imports its compiler, which takes a second."""
+
+    def __init__(self) -> None:
+        self.param_groups: list[dict[str, Any]] = []
+        self.state: defaultdict[Tensor, Any] = defaultdict(dict)
 
 
 class LazySession:

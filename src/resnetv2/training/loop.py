@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 import time
@@ -23,6 +24,7 @@ from resnetv2.console import talk
 from resnetv2.data.index import Index, Samples
 from resnetv2.data.load import Batch
 from resnetv2.errors import DataError, Error, Interrupted
+from resnetv2.files import replace_file
 from resnetv2.model import ResNetV2
 from resnetv2.preprocess import Preprocessing
 from resnetv2.recipes import TrainConfig
@@ -128,15 +130,7 @@ class Run:
         elif config.sync_bn and self.world.size > 1:
             synchronize(self.model)
         self.average = MovingAverage(self.model, config.ema_decay)
-        self.optimizer = make_optimizer(
-            parts.network,
-            config.optimizer,
-            lr=config.peak_lr,
-            weight_decay=config.weight_decay,
-            momentum=config.momentum,
-            layer_decay=config.layer_decay,
-            decay_head_only=config.l2_sp > 0,
-        )
+        self.optimizer = self.make_optimizer()
         self.objective = Objective(config, index, self.device)
         anchor = StartingPoint(parts.network, config.l2_sp) if config.l2_sp else None
         self.stepper = Stepper(self.model, self.objective.loss, self.optimizer, config, self.device, anchor, self.world)
@@ -148,6 +142,19 @@ class Run:
         self.progress = Progress()
         self.saved_at = time.monotonic()
         self.signal: int | None = None
+
+    def make_optimizer(self) -> torch.optim.Optimizer:
+        """Return what changes the parameters."""
+        config = self.config
+        return make_optimizer(
+            self.parts.network,
+            config.optimizer,
+            lr=config.peak_lr,
+            weight_decay=config.weight_decay,
+            momentum=config.momentum,
+            layer_decay=config.layer_decay,
+            decay_head_only=config.l2_sp > 0,
+        )
 
     # --- files of the run ---
 
@@ -215,6 +222,14 @@ class Run:
         pictures = golden_pictures(self.index.split("val"), self.parts.preprocessing.image_size)
         with self.averaged() as averaged, self.objective.in_units(averaged) as model:
             write_model_file(path, model_file(model, header, pictures, self.device))
+
+    def write_last(self, line: Mapping[str, Any], headline: Mapping[str, Any]) -> None:
+        """Write the last epoch's model file; where it is the best, it is that file."""
+        if self.progress.best_epoch != line["epoch"]:
+            self.write_model("last.safetensors", line, headline)
+        elif self.world.is_first:
+            with replace_file(self.out / "last.safetensors") as temporary:
+                shutil.copyfile(self.out / "best.safetensors", temporary)
 
     @contextmanager
     def averaged(self) -> Iterator[ResNetV2]:
@@ -363,7 +378,7 @@ class Run:
         headline = self.objective.headline(answers, labels)
         self.keep_if_best(line, headline)
         if progress.epoch == config.epochs:
-            self.write_model("last.safetensors", line, headline)
+            self.write_last(line, headline)
         progress.metrics_bytes = self.append("metrics.jsonl", line)  # without times, so that equal runs have equal logs
         if progress.epoch == config.epochs or self.is_save_due():
             self.save()
@@ -392,6 +407,10 @@ class Run:
         return self.world.gather(
             torch.from_numpy(np.concatenate([empty, *answers]))
         ).numpy(), self.parts.val.samples.labels
+
+    def known_answers(self, split: str) -> np.ndarray | None:  # noqa: ARG002  of a run that keeps them
+        """Return the best network's answers (N, K) to the pictures of a split, None where they must be computed."""
+        return None
 
     def recalibrate(self) -> None:
         """Give the averaged network exact statistics of batch norm, from the pictures of the epoch under way."""

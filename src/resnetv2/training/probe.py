@@ -6,8 +6,8 @@ network. What is minimised is the mean loss + strength / 2 · the sum of squared
 
 All folds are fitted at once by L-BFGS (Liu and Nocedal 1989), each with its own steps: they read the features together,
 and that is most of the work. Coordinates are the principal axes of the features, each scaled by the curvature that the
-loss has along it where the model knows nothing but the classes' shares, and every strength starts from the result of
-the next stronger one. ``BENCHMARKS.md`` compares the time with scikit-learn's.
+loss has along it at the start. Every strength starts from the result of its neighbour, or on the line through two: one
+decade changes weights much as the decade before did. ``BENCHMARKS.md`` compares the time with scikit-learn's.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _BIAS = 1e-6  # strength on biases: a class that a fold lacks must not drive its
 _ROWS = 4096  # pictures in one product, so that logits take little memory whatever their number
 _HISTORY = 8  # steps that L-BFGS remembers
 _MOST = 300  # steps
-_ROUGH, _FINE = 5e-3, 1e-4  # gradient over value at which a fold, and the result, are done; see _minimise
+_ROUGH, _FINE = 2e-2, 1e-3  # gradient over value at which a fold, and the result, are done; see _minimise
 _NO_SPREAD = 1e-6  # of a feature against its largest number, at which it says nothing
 _RANK = 1e-8  # of the largest variance: what lies along weaker axes, no strength lets speak
 
@@ -232,11 +232,11 @@ class _Loss(NamedTuple):
     """Of logits (n, folds, K) against targets of n pictures.
 
     ``evaluate`` gives losses (n, folds) and their derivatives (n, folds, K), both weighted; ``curvature`` gives the
-    second derivative (K,) where the answer is the shares; ``score`` judges logits (n, K).
+    second derivatives (n, folds, K) of logits and weights; ``score`` judges logits (n, K).
     """
 
     evaluate: Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-    curvature: Callable[[np.ndarray], np.ndarray]
+    curvature: Callable[[Tensor, Tensor], Tensor]
     score: Callable[[Tensor, Tensor], float]
 
 
@@ -265,9 +265,18 @@ def _r_squared(answers: Tensor, values: Tensor) -> float:
     return 1 - float((answers - values).square().mean()) / spread if spread else 0.0
 
 
-def _variance(shares: np.ndarray) -> np.ndarray:
-    variance: np.ndarray = np.maximum(shares * (1 - shares), 1e-6)
-    return variance
+def _class_variance(logits: Tensor, weights: Tensor) -> Tensor:
+    p = logits.softmax(dim=2)
+    return p * (1 - p) * weights[:, None, None]
+
+
+def _tag_variance(logits: Tensor, weights: Tensor) -> Tensor:
+    p = logits.sigmoid()
+    return p * (1 - p) * weights[:, None]
+
+
+def _constant(logits: Tensor, weights: Tensor) -> Tensor:
+    return weights[:, None, None].expand_as(logits)
 
 
 def _log_odds(shares: np.ndarray) -> np.ndarray:
@@ -275,43 +284,41 @@ def _log_odds(shares: np.ndarray) -> np.ndarray:
     return odds
 
 
-_CROSS_ENTROPY = _Loss(_cross_entropy, _variance, lambda a, t: float((a.argmax(dim=1) == t).double().mean()))
-_BINARY = _Loss(_binary, _variance, lambda a, t: float(((a > 0) == (t > 0.5)).double().mean()))
-_SQUARES = _Loss(_squares, np.ones_like, _r_squared)
+_CROSS_ENTROPY = _Loss(_cross_entropy, _class_variance, lambda a, t: float((a.argmax(dim=1) == t).double().mean()))
+_BINARY = _Loss(_binary, _tag_variance, lambda a, t: float(((a > 0) == (t > 0.5)).double().mean()))
+_SQUARES = _Loss(_squares, _constant, _r_squared)
 
 
 # --- the fit ----------------------------------------------------------------------------------------------------------
 
 
 class _Basis(NamedTuple):
-    """The principal axes of standardised features: (x - mean) · scale @ axes, with the variance along each."""
+    """The principal axes of standardised features, (x - mean) · scale @ axes: the product of one or two factors."""
 
     mean: Tensor  # (F,)
     scale: Tensor  # (F,)
-    axes: Tensor  # (F, r)
-    variance: Tensor  # (r,)
-
-    def rotate(self, features: Tensor) -> Tensor:
-        """(M, F) -> float32 (M, r + 1), the last column of ones for the bias."""
-        out = torch.ones(len(features), self.axes.shape[1] + 1)
-        axes = self.axes.float()
-        for low in range(0, len(features), _ROWS):
-            out[low : low + _ROWS, :-1] = _standardise(features[low : low + _ROWS], self.mean, self.scale) @ axes
-        return out
+    factors: tuple[Tensor, ...]  # (F, r), or (F, M) and (M, r)
 
     def head(self, weights: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Weights (K, r + 1) on the axes -> weight (K, F) and bias (K,) on features as they come."""
-        weight = (weights[:, :-1].double() @ self.axes.T) * self.scale
+        weight = weights[:, :-1].double()
+        for factor in reversed(self.factors):
+            weight = weight @ factor.T
+        weight = weight * self.scale
         bias = weights[:, -1].double() - weight @ self.mean
         return weight.float().numpy(), bias.float().numpy()
 
 
 def _standardise(features: Tensor, mean: Tensor, scale: Tensor) -> Tensor:
-    return ((features.double() - mean) * scale).float()
+    return (features.double() - mean) * scale
 
 
-def _principal_axes(features: Tensor) -> _Basis:
-    """Return the basis of features (M, F), in float64 but for the products of many pictures."""
+def _rotate(features: Tensor) -> tuple[Tensor, _Basis]:
+    """Return features (M, F) along their principal axes, float32 (M, r + 1) with a last column of ones, and the axes.
+
+    The axes are found in float64, but for the products of many pictures. Where pictures are fewer than features, the
+    products of pictures with each other tell all, and the axes themselves are never needed.
+    """
     rows, count = features.shape
     parts = [features[low : low + _ROWS] for low in range(0, rows, _ROWS)]
     mean = torch.stack([part.double().sum(dim=0) for part in parts]).sum(dim=0) / rows
@@ -321,18 +328,29 @@ def _principal_axes(features: Tensor) -> _Basis:
     tells = spread > _NO_SPREAD * largest
     scale = torch.where(tells, 1 / (spread * count**0.5), torch.zeros_like(spread))
     if rows < count:
-        standard = (features.double() - mean) * scale
-        values, vectors = torch.linalg.eigh(standard @ standard.T)
-        vectors = standard.T @ vectors
+        standard = _standardise(features, mean, scale)
+        lengths, vectors = _squared_lengths(standard @ standard.T)
+        x = torch.ones(rows, len(lengths) + 1)
+        x[:, :-1] = vectors * lengths.sqrt()
+        factors: tuple[Tensor, ...] = (standard.T, vectors / lengths.sqrt())
     else:
         gram = torch.zeros(count, count, dtype=torch.float64)
         for part in parts:
-            standard = _standardise(part, mean, scale)
+            standard = _standardise(part, mean, scale).float()
             gram += standard.T @ standard
-        values, vectors = torch.linalg.eigh(gram)
+        _, axes = _squared_lengths(gram)
+        x = torch.ones(rows, axes.shape[1] + 1)
+        for low, part in zip(range(0, rows, _ROWS), parts, strict=True):
+            x[low : low + _ROWS, :-1] = _standardise(part, mean, scale).float() @ axes.float()
+        factors = (axes,)
+    return x, _Basis(mean, scale, factors)
+
+
+def _squared_lengths(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Return eigenvalues (r,) and vectors (n, r) of a Gram matrix (n, n): those that say something."""
+    values, vectors = torch.linalg.eigh(gram)
     keep = values > _RANK * values[-1].clamp_min(1e-30)
-    axes = F.normalize(vectors[:, keep], dim=0)
-    return _Basis(mean, scale, axes, values[keep] / rows)
+    return values[keep], vectors[:, keep]
 
 
 class _Problem:
@@ -344,20 +362,28 @@ class _Problem:
         loss: of logits and targets.
         shares: how much of each model's mean a picture is, (N, models).
         strength: of the penalty.
-        variance: of the features (r,).
+        start: weights (models, K, r + 1) near the least value, where the curvature along the axes is measured.
     """
 
     def __init__(
-        self, x: Tensor, targets: _Targets, loss: _Loss, shares: Tensor, strength: float, variance: Tensor
+        self, x: Tensor, targets: _Targets, loss: _Loss, shares: Tensor, strength: float, start: Tensor
     ) -> None:
         self.x, self.targets, self.loss = x, targets, loss
         self.shares = shares * (len(shares) / len(x))  # each view of a picture counts for its part
-        curvature = torch.from_numpy(loss.curvature(targets.shares))[:, None]
-        penalty = torch.full((len(variance) + 1,), strength, dtype=torch.float64)
-        penalty[-1] = _BIAS
-        steep = torch.cat([variance, torch.ones(1, dtype=torch.float64)])
-        self.unit = (curvature * steep + penalty).rsqrt().float()  # (K, r + 1), of the coordinates
-        self.penalty = penalty.float()
+        self.penalty = torch.full(x.shape[1:], strength)
+        self.penalty[-1] = _BIAS
+        self.unit = (self._curvature(start) + self.penalty).rsqrt()  # (models, K, r + 1), of the coordinates
+
+    def _curvature(self, weights: Tensor) -> Tensor:
+        """Return the mean loss's second derivative along each coordinate, (models, K, r + 1)."""
+        out = torch.zeros_like(weights)
+        for low in range(0, len(self.x), _ROWS):
+            x = self.x[low : low + _ROWS]
+            places = torch.arange(low, low + len(x)) % len(self.shares)
+            logits = F.linear(x, weights.flatten(0, 1)).view(len(x), *weights.shape[:2])
+            second = self.loss.curvature(logits, self.targets.weights[places]) * self.shares[places][:, :, None]
+            out += (second.flatten(1).T @ x.square()).view_as(out)
+        return out
 
     def __call__(self, scaled: Tensor) -> tuple[Tensor, Tensor]:
         """Weights in units (models, K, r + 1) -> values float64 (models,) and gradients."""
@@ -380,8 +406,8 @@ class _Problem:
 def _minimise(problem: _Problem, weights: Tensor, tolerance: float) -> Tensor:
     """Return the weights (models, K, r + 1) of least value, by L-BFGS with backtracking, each model on its own.
 
-    A model is done when its gradient is at most ``tolerance`` times its value. Where classes part well, curvature falls
-    with the value, below that of the coordinates; so what remains is about tolerance² / 2 of the value.
+    A model is done when its gradient is at most ``tolerance`` times its value. As curvature is about 1 in the problem's
+    units, what remains is then about tolerance² / 2 of the value.
     """
     point = weights / problem.unit
     value, gradient = problem(point)
@@ -443,12 +469,12 @@ class _Trial(NamedTuple):
 def _choose(features: np.ndarray, targets: _Targets, loss: _Loss, folds: np.ndarray) -> Probe:
     """Cross-validate strengths, and fit the best one on everything."""
     flat = torch.from_numpy(np.ascontiguousarray(features)).flatten(0, 1)
-    basis = _principal_axes(flat)
-    x = basis.rotate(flat)
-    trials, best = _search(x, targets, loss, torch.from_numpy(folds), basis.variance)
+    x, basis = _rotate(flat)
+    trials, best = _search(x, targets, loss, torch.from_numpy(folds))
     shares = torch.full((len(folds), 1), 1 / float(targets.counts.sum()))
-    problem = _Problem(x, targets, loss, shares, best.strength, basis.variance)
-    weight, bias = basis.head(_minimise(problem, best.weights.mean(dim=0, keepdim=True), _FINE)[0])
+    start = best.weights.mean(dim=0, keepdim=True)
+    problem = _Problem(x, targets, loss, shares, best.strength, start)
+    weight, bias = basis.head(_minimise(problem, start, _FINE)[0])
     return Probe(
         weight=weight,
         bias=bias,
@@ -461,9 +487,7 @@ def _choose(features: np.ndarray, targets: _Targets, loss: _Loss, folds: np.ndar
     )
 
 
-def _search(
-    x: Tensor, targets: _Targets, loss: _Loss, fold: Tensor, variance: Tensor
-) -> tuple[list[tuple[float, float, float]], _Trial]:
+def _search(x: Tensor, targets: _Targets, loss: _Loss, fold: Tensor) -> tuple[list[tuple[float, float, float]], _Trial]:
     """Try decades of strength from the strongest on until held-out losses rise, then both sides of the best one.
 
     Returns loss, score and strength of each, strongest first, and all of the best.
@@ -474,8 +498,9 @@ def _search(
     shares = seen / (seen * counts[:, None]).sum(dim=0)
     judged = _judged(targets, fold, number)
 
-    def attempt(strength: float, weights: Tensor) -> _Trial:
-        weights = _minimise(_Problem(x, targets, loss, shares, strength, variance), weights, _ROUGH)
+    def attempt(strength: float, starts: Sequence[Tensor]) -> _Trial:
+        start = _nearest(x, targets, loss, shares, strength, starts)
+        weights = _minimise(_Problem(x, targets, loss, shares, strength, start), start, _ROUGH)
         logits = _held_out(x[: len(fold)], fold, weights)
         held = loss.evaluate(logits[:, None], *targets.rows(torch.arange(len(fold))))[0][:, 0]
         value = float((held * judged).sum(dtype=torch.float64) / (counts * judged).sum(dtype=torch.float64))
@@ -483,19 +508,34 @@ def _search(
 
     weights = torch.zeros(number, len(targets.shares), x.shape[1])
     weights[:, :, -1] = torch.from_numpy(targets.link(targets.shares.clip(1e-6, 1 - 1e-6)))
-    best = attempt(DECADES[0], weights)
-    trials = [best[:3]]
+    best, before = attempt(DECADES[0], [weights]), weights
+    trials, weaker = [best[:3]], None
     for strength in DECADES[1:]:
-        trial = attempt(strength, best.weights)
+        trial = attempt(strength, [best.weights, torch.lerp(before, best.weights, 2)])
         trials.append(trial[:3])
         if trial.loss >= best.loss:
+            weaker = trial.weights
             break
-        best = trial
-    for strength in [best.strength * times for times in _BETWEEN]:
-        trial = attempt(strength, best.weights)
+        best, before = trial, best.weights
+    after = torch.lerp(before, best.weights, 2) if weaker is None else weaker
+    decade = best
+    for strength, other in zip([decade.strength * times for times in _BETWEEN], (before, after), strict=True):
+        trial = attempt(strength, [decade.weights, torch.lerp(decade.weights, other, 0.5)])
         trials.append(trial[:3])
         best = min(trial, best, key=lambda one: (one.loss, -one.strength))
     return sorted(trials, key=lambda one: -one[2]), best
+
+
+def _nearest(
+    x: Tensor, targets: _Targets, loss: _Loss, shares: Tensor, strength: float, starts: Sequence[Tensor]
+) -> Tensor:
+    """Return of several starts (models, K, r + 1) the one of least value, for each model by itself."""
+    if len(starts) == 1:
+        return starts[0]
+    problem = _Problem(x, targets, loss, shares, strength, starts[0])
+    values = torch.stack([problem(start / problem.unit)[0] for start in starts])
+    least: Tensor = torch.stack(list(starts))[values.argmin(dim=0), torch.arange(shares.shape[1])]
+    return least
 
 
 def _held_out(x: Tensor, fold: Tensor, weights: Tensor) -> Tensor:

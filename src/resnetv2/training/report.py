@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Callable
 from datetime import date
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +19,21 @@ from resnetv2.diagnosis import FOLDS, find_suspects
 from resnetv2.evaluation.answers import Pictures
 from resnetv2.evaluation.mistakes import Shown, show_labels
 from resnetv2.evaluation.page import model_facts, next_commands, page_values
-from resnetv2.evaluation.run import heat_of, measure
+from resnetv2.evaluation.run import heat_of, make_report, measure
 from resnetv2.inference import Classifier, softmax
 from resnetv2.pages.render import render_page
 from resnetv2.training.card import make_card, write_card
 from resnetv2.training.curves import draw_run
 from resnetv2.training.record import Record, environment_facts, read_record, say_setting
+from resnetv2.weights.modelfile import ModelFile, read_model_file
 
 MISTAKES = 12  # pictures with heat maps: each costs a gradient or some
 SUSPECTS = 12  # labels to look at that are shown; the rest are counted
 _CLASSES = 60  # rows of the table of what was trained on
+Known = Callable[[str], np.ndarray | None]  # a split -> logits (N, K) of its pictures, None where they are not known
 
 
-def report_run(out: Path, index: Index, data: str | Path, device: str) -> None:
+def report_run(out: Path, index: Index, data: str | Path, device: str, known: Known) -> None:
     """Write the report of a finished run into its folder. The run is whole without: what goes wrong is one line.
 
     Args:
@@ -37,25 +41,16 @@ def report_run(out: Path, index: Index, data: str | Path, device: str) -> None:
         index: the run's pictures, which are only read.
         data: what ``train`` was given.
         device: that measures.
+        known: what the run knows of the best network's answers.
     """
     try:
-        write_report(read_record(out, str(data)), index, device)
+        record = read_record(out, str(data))
+        show_run(record, index, measure_held_out(record, index, device, known))
     except Exception as problem:  # noqa: BLE001  whatever it is, nobody may lose a run by it
         why = str(problem).partition("\n")[0] or type(problem).__name__
         talk().print(f"warning: the run is done, and its report was not written: {printable(why)}", soft_wrap=True)
     else:
         talk().print(f"report: {out / 'report.html'}", soft_wrap=True)
-
-
-def write_report(record: Record, index: Index, device: str) -> None:
-    """Measure the best epoch's network on what was held out, and write what came of it; raises as ``show_run`` does.
-
-    Args:
-        record: of the run.
-        index: its pictures.
-        device: that measures.
-    """
-    show_run(record, index, measure_held_out(record, index, device))
 
 
 def show_run(record: Record, index: Index, shown: Shown) -> None:
@@ -93,15 +88,35 @@ def show_run(record: Record, index: Index, shown: Shown) -> None:
         write_card(record.out / "README.md", card)
 
 
-def measure_held_out(record: Record, index: Index, device: str) -> Shown:
-    """Return the best network's answers to the test split, or where there is none to the validation split."""
+def measure_held_out(record: Record, index: Index, device: str, known: Known) -> Shown:
+    """Return the best network's answers to the test split, or where there is none to the validation split.
+
+    They are what the run knows, else what the fastest runtime computes: the figures are those of ``evaluate``.
+    """
     split = "test" if index.counts()["test"] else "val"
     held_out = index.take(np.flatnonzero(index.splits == split).tolist())
-    classifier = Classifier.load(record.model, device, "torch")
+    file = read_model_file(record.model)
     asked = {"model": str(record.model), "data": record.data, "split": split, "tta": None}
-    with counting(f"measuring on {split}") as progress:
-        report, logits = measure(classifier, Pictures(held_out, []), asked, progress=progress)
-    return Shown(report, classifier.header, held_out, logits, heat_of(classifier), MISTAKES)
+    logits = known(split)
+    if logits is None:
+        classifier = Classifier.from_file(file, device, count=len(held_out.paths))
+        with counting(f"measuring on {split}") as progress:
+            report, logits = measure(classifier, Pictures(held_out, []), asked, progress=progress)
+    else:
+        figures = make_report(file.header.task, logits, held_out.labels, file.header.classes)
+        report = {**asked, "task": file.header.task, **figures, "abstention": None, "skipped": []}
+    return Shown(report, file.header, held_out, logits, _heat(file, device), MISTAKES)
+
+
+def _heat(file: ModelFile, device: str) -> Callable[[np.ndarray, int], np.ndarray]:
+    """Return what shows where the network sees a class; PyTorch's session is opened for the first mistake."""
+    open_once = cache(lambda: heat_of(Classifier.from_file(file, device, "torch")))
+
+    def heat(pixels: np.ndarray, number: int) -> np.ndarray:
+        found = open_once()
+        return np.zeros(pixels.shape[:2], np.float32) if found is None else found(pixels, number)
+
+    return heat
 
 
 def find_labels(shown: Shown) -> tuple[list[dict[str, str]], int]:

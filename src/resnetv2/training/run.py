@@ -136,7 +136,7 @@ def train(
             "--set memory=recompute"
         ) from error
     if run.world.is_first:
-        report_run(out, run.index, data, str(run.device))
+        report_run(out, run.index, data, str(run.device), run.known_answers)
     return _result(run)
 
 
