@@ -16,6 +16,7 @@ from runs import SETTINGS, TINY, command, write_colours
 import resnetv2
 from resnetv2.cli import COMMANDS, main, make_parser
 from resnetv2.cli.show import print_table
+from resnetv2.errors import Error
 
 
 @pytest.fixture(scope="module")
@@ -228,6 +229,22 @@ def test_a_reader_that_goes_away_is_no_error(model, data):
         process.wait(timeout=60)
     assert b"Traceback" not in errors
     assert b"BrokenPipe" not in errors
+
+
+def test_what_is_to_mend_is_said_even_where_the_reader_of_the_output_went_away(monkeypatch, capsys):
+    def run(_):
+        print("some of it")
+        raise Error("mend it")
+
+    parser = argparse.ArgumentParser()
+    parser.set_defaults(run=run, command="command")
+    monkeypatch.setattr("resnetv2.cli.make_parser", lambda: parser)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as output:  # noqa: PTH123  a descriptor
+        monkeypatch.setattr(sys, "stdout", output)
+        assert main([]) == 2
+    assert capsys.readouterr().err == "resnetv2 command: error: mend it\n"
 
 
 FULL = Path("/dev/full")

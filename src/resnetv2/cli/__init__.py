@@ -51,32 +51,31 @@ EPILOG = "exit codes: 0 done, 1 a bug of resnetv2, 2 something to mend (said on 
 def main(words: Sequence[str]) -> int:
     """Run one command and return its exit code."""
     _prepare_streams()
-    command = "resnetv2"
+    command, code = "resnetv2", 0
     try:
         try:
             args = make_parser().parse_args(words)
             command = f"resnetv2 {args.command}"
             _refuse_empty(args)
-            code: int = args.run(args)
+            code = args.run(args)
+        except Error as error:
+            print(f"{command}: error: {_spell(error)}", file=sys.stderr)
+            code = 2
         finally:
             sys.stdout.flush()  # also what --help printed
-        return code
-    except Error as error:
-        print(f"{command}: error: {_spell(error)}", file=sys.stderr)
-        return 2
     except Interrupted as stop:
         return stop.exit_code
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of stdout went away, as `head` does
         _drop_output()
-        return 0
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
         _drop_output()
         print(f"{command}: error: cannot write the output: {error.strerror}", file=sys.stderr)
         return 2
+    return code
 
 
 def _prepare_streams() -> None:
