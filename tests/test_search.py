@@ -84,8 +84,12 @@ def test_a_page_is_not_written_over_or_among_what_is_only_read(model, data, tmp_
     (tmp_path / "link.html").symlink_to(picture)
     before = {path: path.read_bytes() for folder in (data, tmp_path) for path in folder.rglob("*.*")}
     for page in (asked, out, picture, tmp_path / "link.html"):
-        with pytest.raises(ConfigError, match=r"is one of the files that are only read|a page ends in \.html"):
+        with pytest.raises(ConfigError, match=r"which are only read|a page ends in \.html"):
             resnetv2.search(out, asked, html=page, device="cpu")
+    shutil.copy(out, tmp_path / "index.html")
+    with pytest.raises(ConfigError, match="is one of the files that are only read"):
+        resnetv2.search(tmp_path / "index.html", asked, html=tmp_path / "index.html", device="cpu")
+    (tmp_path / "index.html").unlink()
     with pytest.raises(ConfigError, match="lies among the pictures of the index"):
         resnetv2.search(out, asked, html=picture.with_name("page.html"), device="cpu")
     assert before == {path: path.read_bytes() for folder in (data, tmp_path) for path in folder.rglob("*.*")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -71,7 +71,7 @@ def search(
         check_page_name(html)
     opened = read_index(Path(index))
     if html is not None:
-        _check_page(Path(html), [str(index), str(picture), *opened.paths])
+        _check_page(html, (index, picture), opened.paths)
     made_by, layer = opened.header["model"], opened.header["layer"]
     name = made_by["name"] if model is None else model
     try:
@@ -98,7 +98,7 @@ def search(
     return matches
 
 
-def _check_page(page: Path, read: Sequence[str]) -> None:
+def _check_page(page: str | Path, read: Iterable[str | Path], pictures: Iterable[str]) -> None:
     """Refuse a page in place of what is only read, or among the pictures of the index.
 
     Raises:
@@ -107,8 +107,8 @@ def _check_page(page: Path, read: Sequence[str]) -> None:
     place = os.path.realpath(page)
     if place in map(os.path.realpath, read):
         raise ConfigError(f"{page} is one of the files that are only read: choose another --html")
-    folders = {os.path.realpath(os.path.dirname(path)) for path in read[2:]}  # noqa: PTH120
-    if os.path.dirname(place) in folders:  # noqa: PTH120
+    folders = {os.path.dirname(path) for path in pictures}  # noqa: PTH120  text: there may be millions of pictures
+    if os.path.dirname(place) in map(os.path.realpath, folders):  # noqa: PTH120
         raise ConfigError(f"{page} lies among the pictures of the index, which are only read: choose another --html")
 
 
