@@ -73,6 +73,12 @@ def test_pictures_without_any_label_leave_the_mean_undefined_and_say_why():
     json.dumps(report, allow_nan=False)
 
 
+def test_no_label_anywhere_and_none_answered_leaves_f1_undefined_and_says_why():
+    report = multilabel_report(np.full((2, 2), -1.0), np.zeros((2, 2), np.uint8), ["a", "b"])
+    assert (report["macro"]["f1"], report["macro"]["f1_ci95"]) == (None, None)
+    assert report["undefined"]["macro.f1"] == "no class is answered or has pictures"
+
+
 def test_one_picture_has_figures_and_no_bootstrap():
     report = multilabel_report(np.array([[1.0, -1.0]]), np.array([[1, 0]]), ["a", "b"])
     assert (report["map"], report["map_ci95"]) == (1.0, None)

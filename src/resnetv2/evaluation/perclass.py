@@ -135,13 +135,15 @@ class Counts:
         return _flat(shares)
 
     def reasons(self, classes: Sequence[str]) -> dict[str, str]:
-        """Return why some classes lack a figure."""
+        """Return why some classes lack a figure, and why their mean does where all of them do."""
         never, absent = self.given == 0, self.actual == 0
         reasons = {
             "per_class.precision": named("never answered", classes, never),
             "per_class.recall": named("no pictures of", classes, absent),
             "per_class.f1": named("neither answered nor pictures of", classes, never & absent),
         }
+        if (never & absent).all():
+            reasons["macro.f1"] = reasons["macro.f1_ci95"] = "no class is answered or has pictures"
         return {figure: reason for figure, reason in reasons.items() if reason}
 
 
