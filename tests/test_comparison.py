@@ -115,7 +115,9 @@ def test_probabilities_that_differ_where_answers_do_not_are_told():
     result = compare_classes(surer)
     assert (result["only_first"], result["only_second"]) == (0, 0)
     higher = "second" if result["figures"]["log_loss"]["difference"] > 0 else "first"
-    assert result["verdict"].startswith("These 400 pictures cannot tell the two models apart. Log loss differs by more")
+    assert result["verdict"].startswith(
+        "By top-1 these 400 pictures cannot tell the two models apart. Log loss differs by more"
+    )
     assert f"that of the {higher} is higher." in result["verdict"]
 
 

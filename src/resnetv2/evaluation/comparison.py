@@ -202,8 +202,9 @@ def _test(figures: dict[str, Any], right: list[np.ndarray], what: str) -> dict[s
     p = mcnemar(only_first, only_second)
     better = "second" if only_second > only_first else "first"
     verdict = _verdict(p < DOUBT, better, f"{what} is higher by more than chance (p = {p:.2g})", len(right[0]))
-    if p >= DOUBT:
-        verdict += _tell_scores(figures)
+    scores = _tell_scores(figures)
+    if p >= DOUBT and scores:
+        verdict = f"By {what} these {len(right[0]):,} pictures cannot tell the two models apart.{scores}"
     return {"figures": figures, "only_first": only_first, "only_second": only_second, "p": p, "verdict": verdict}
 
 
