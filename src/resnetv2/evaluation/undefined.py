@@ -21,13 +21,10 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return result
 
 
-def mean_defined(values: np.ndarray, weights: np.ndarray | None = None) -> float | None:
-    """Return the mean of those values that are not NaN; None without any, or without any weight."""
+def mean_defined(values: np.ndarray) -> float | None:
+    """Return the mean of those values that are not NaN; None without any."""
     there = ~np.isnan(values)
-    if weights is None:
-        return float(values[there].mean()) if there.any() else None
-    total = weights[there].sum()
-    return float((values[there] * weights[there]).sum() / total) if total else None
+    return float(values[there].mean()) if there.any() else None
 
 
 def named(what: str, classes: Sequence[str], where: np.ndarray) -> str | None:
