@@ -335,6 +335,10 @@ def test_too_few_or_unreadable_pictures_do_not_calibrate(model, data, tmp_path):
     (pictures / "0.png").write_bytes(b"no picture")
     with pytest.raises(DataError, match=r"0\.png"):
         resnetv2.export(model, **options, check=data)
+    (tmp_path / "list.csv").write_text("image_path\n")
+    for option in ({"check": tmp_path / "list.csv"}, {"int8": True, "calibrate": tmp_path / "list.csv"}):
+        with pytest.raises(DataError, match=r"list\.csv lists no pictures"):
+            resnetv2.export(model, to="onnx", out=tmp_path / "model.onnx", **option)
     (tmp_path / "list.csv").write_text("image_path\npictures/absent.png")
     with pytest.raises(DataError, match=r"no file .*absent\.png"):
         resnetv2.export(model, **{**options, "calibrate": tmp_path / "list.csv"}, check=data)

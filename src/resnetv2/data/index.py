@@ -258,8 +258,7 @@ def read_index(data: Path, group_by: str | None = None, task: str | None = None)
     root = read_data_root(data)
     if root is None:
         rows, told = read_manifest(data, data.parent, group_by, task)
-        if not rows:
-            raise DataError(f"{data} lists no pictures: expected a line for each below the columns' names")
+        _check_listed(data, rows)
         index = _build(data.parent, rows, told)
     elif os.path.isdir(root):  # noqa: PTH112  as above
         return _regroup(read_saved_index(data, root, task), group_by)
@@ -301,11 +300,14 @@ def find_unlabelled(data: Path) -> list[Path] | None:
     None is what has labels, or cannot be read: ``read_index`` takes it or says why not.
 
     Raises:
-        DataError: a list names files that are absent, or one of them twice.
+        DataError: a list names no files, absent ones, or one of them twice.
     """
     if data.suffix.lower() in {".csv", *PARQUET} and os.path.isfile(data):  # noqa: PTH113  as above
         names = read_unlabelled(data, data.parent)
-        return None if names is None else [data.parent / name for name in names]
+        if names is None:
+            return None
+        _check_listed(data, names)
+        return [data.parent / name for name in names]
     try:
         inside = list(os.scandir(data))
     except OSError:
@@ -313,6 +315,11 @@ def find_unlabelled(data: Path) -> list[Path] | None:
     if any(entry.name == SHARD_LIST or (entry.is_dir() and not entry.name.startswith(".")) for entry in inside):
         return None
     return find_pictures(data) or None
+
+
+def _check_listed(data: Path, entries: Sequence[Row] | Sequence[str]) -> None:
+    if not entries:
+        raise DataError(f"{data} lists no pictures: expected a line for each below the columns' names")
 
 
 def _picture_names(folder: Path) -> list[str]:
