@@ -152,6 +152,21 @@ def test_a_picture_is_not_replaced_by_its_explanation(file, tmp_path):
     assert first[0].overlay == again[0].overlay, "its own files are written anew"
 
 
+def test_what_was_stopped_while_it_wrote_a_picture_leaves_nothing_that_stops_the_next(file, tmp_path, monkeypatch):
+    path = write_picture(tmp_path / "one.png", noise(40, 40))
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", stop)
+        with pytest.raises(KeyboardInterrupt):
+            resnetv2.explain(file, [path], out=tmp_path / "out", device="cpu")
+    (done,) = resnetv2.explain(file, [path], out=tmp_path / "out", device="cpu")
+    assert done.overlay.is_file()
+    assert done.array.is_file()
+
+
 def test_another_class_than_the_answer_can_be_asked_for(trained, file, tmp_path):
     pixels, _ = picture(np.random.default_rng(5), 0)
     path = write_picture(tmp_path / "one.png", Image.fromarray(pixels))

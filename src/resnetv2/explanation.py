@@ -274,10 +274,10 @@ def _write(folder: Path, name: str, pixels: np.ndarray, heat: np.ndarray, raw: n
     picture, array = folder / f"{name}.png", folder / f"{name}.npy"
     buffer = io.BytesIO()
     np.save(buffer, raw, allow_pickle=False)
-    with replace_file(array) as temporary:  # first: it tells that the picture is ours
-        temporary.write_bytes(buffer.getvalue())
-    with replace_file(picture) as temporary:
-        shown = overlay(pixels, heat)
-        scale = max(1, _SIDE // shown.width)
-        shown.resize((scale * shown.width, scale * shown.height), Image.Resampling.NEAREST).save(temporary, "PNG")
+    shown = overlay(pixels, heat)
+    scale = max(1, _SIDE // shown.width)
+    shown = shown.resize((scale * shown.width, scale * shown.height), Image.Resampling.NEAREST)
+    with replace_file(array) as numbers, replace_file(picture) as overlaid:  # both or none: one alone is not ours
+        numbers.write_bytes(buffer.getvalue())
+        shown.save(overlaid, "PNG")
     return {"overlay": picture, "array": array}
