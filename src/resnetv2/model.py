@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from resnetv2.config import ResNetV2Config, Unit
 from resnetv2.errors import ConfigError
+from resnetv2.kernels import preact
 from resnetv2.kernels.convolution import conv2d
 
 if TYPE_CHECKING:
@@ -308,6 +309,29 @@ class ResidualUnit(nn.Module):
             y = preactivate(self.norm3, y, [self.conv3], recompute)[0]
         return drop_path(y, self.drop_path_rate, self.training).add_(shortcut)
 
+    def forward_fused(self, x: Tensor, moments: preact.Moments | None) -> tuple[Tensor, preact.Moments | None]:
+        """Return what ``forward`` does, with the statistics of it: those of ``x`` are ``moments``, where known.
+
+        Steps are ``resnetv2.kernels.preact``'s. For units whose norms and convolutions these suit.
+        """
+        downsample = self.downsample
+        identity = downsample is None and self.stride == 1
+        readers = [self.conv1] if downsample is None else [self.conv1, downsample.conv]
+        (y, *shortcuts), found, passed = preact.preact_conv(self.norm1, x, moments, readers, passes_x=identity)
+        if shortcuts:
+            shortcut = shortcuts[0]
+        else:
+            shortcut = passed if identity else x[..., :: self.stride, :: self.stride]
+        add = shortcut if self.drop_path_rate == 0.0 else None
+        if self.bottleneck:
+            (y,), found, _ = preact.preact_conv(self.norm2, y, found, [self.conv2])
+            (y,), found, _ = preact.preact_conv(self.norm3, y, found, [self.conv3], add)
+        else:
+            (y,), found, _ = preact.preact_conv(self.norm2, y, found, [self.conv2], add)
+        if add is not None:
+            return y, found
+        return drop_path(y, self.drop_path_rate, self.training).add_(shortcut), None
+
 
 class Stage(nn.Module):
     """The units that share one width; their modules are ``blocks.0``, ``blocks.1`` …"""
@@ -371,9 +395,11 @@ class ResNetV2(nn.Module):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         memory: str = "saved",
+        kernels: str = "plain",
         zero_init_last: bool = False,
     ) -> None:
         super().__init__()
+        self.kernels = kernels
         for name, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
             if not 0 <= rate < 1:
                 raise ConfigError(f"{name} must be at least 0 and below 1, got {rate!r}")
@@ -455,10 +481,14 @@ class ResNetV2(nn.Module):
             x = self.input_norm(x)
         x = self.stem(x)
         maps = []
+        moments = None
         for unit in self.units():
             if unit.stride == 2:
                 maps.append(x)
-            x = unit(x)
+            if self.kernels == "fused":
+                x, moments = unit.forward_fused(x, moments)
+            else:
+                x = unit(x)
         return [*maps, activate(self.norm, x)]
 
     def forward_features(self, x: Tensor) -> Tensor:

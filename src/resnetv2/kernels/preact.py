@@ -1,0 +1,226 @@
+"""The pre-activation step, convolutions of relu(batch norm(x)), as one function of autograd for training on GPUs.
+
+Backward keeps ``x`` alone, the raw map, in place of three maps: what norm, ReLU and convolution save. Every map carries
+along the statistics that were gathered where it was written, so that the next norm does not read it for them. The
+gradient of the shortcut is added where the gradient of the norm is written.
+
+What is computed is ``conv(relu(norm(x)))`` of ``torch.nn`` with a trainable ``BatchNorm2d``, in the same precision or
+better: normalised values and sums stay float32 until a map is stored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from resnetv2.kernels.triton_gemm import Tiling
+
+
+class Moments(NamedTuple):
+    """Mean and sum of squared deviations of each channel, (2, C, tiles) float32, of tiles of ``rows`` pixels."""
+
+    part: Tensor
+    rows: int
+
+
+class Choice(NamedTuple):
+    """How a convolution is computed: a tiling for each product that is ours, None for each that is the library's."""
+
+    forward: Tiling | None
+    input_gradient: Tiling | None
+    weight_gradient: Tiling | None
+
+
+class Step(NamedTuple):
+    """What a pre-activation step is, tensors that autograd follows aside."""
+
+    norm: nn.BatchNorm2d
+    convs: Sequence[nn.Conv2d]
+    choices: Sequence[Choice]
+    moments: Moments | None
+    passes_x: bool
+
+
+def CHOOSE(x, conv, readers, add):
+    return Choice(None, None, None)
+
+
+PROGRAMS = 528  # parts of a weight gradient: four to each of the 132 multiprocessors of an H100
+
+
+def preact_conv(
+    norm: nn.BatchNorm2d,
+    x: Tensor,
+    moments: Moments | None,
+    convs: Sequence[nn.Conv2d],
+    add: Tensor | None = None,
+    passes_x: bool = False,
+) -> tuple[list[Tensor], Moments, Tensor | None]:
+    """Return ``conv(relu(norm(x)))`` for each of ``convs``, the first plus ``add``, and its moments.
+
+    Args:
+        norm: in training mode.
+        x: (N, C, H, W); ``moments`` are its statistics, which are gathered where they are None.
+        convs: square, without bias, groups or dilation.
+        add: (N, K, h, w).
+        passes_x: return ``x``, too, for a shortcut whose gradient is then added on the way; None otherwise.
+    """
+    x = x.contiguous(memory_format=torch.channels_last)
+    add = None if add is None else add.contiguous(memory_format=torch.channels_last)
+    choices = [CHOOSE(x, conv, len(convs), add is not None) for conv in convs]
+    step = Step(norm, convs, choices, moments, passes_x)
+    *ys, part, rows, passed = PreactConv.apply(step, x, norm.weight, norm.bias, add, *(conv.weight for conv in convs))  # type: ignore[no-untyped-call]
+    return ys, Moments(part, rows), passed
+
+
+class PreactConv(torch.autograd.Function):
+    """``conv(relu(norm(x)))`` of a channels_last map for one convolution or several.
+
+    Returns the maps, then moments of the first, then ``x`` itself where it goes on to a shortcut.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, step: Step, x: Tensor, scale: Tensor, shift: Tensor, add: Tensor | None, *weights: Tensor
+    ) -> tuple[Any, ...]:
+        from resnetv2.kernels import triton_norm
+
+        pixels = flatten(x)
+        moments = step.moments or Moments(*triton_norm.moments(pixels)[1:])
+        norm = _update(step.norm, moments, pixels.shape[0], scale, shift)
+        kernels = [w.to(x.dtype, memory_format=torch.channels_last) for w in weights]
+        activation = None
+        if any(choice.forward is None for choice in step.choices):
+            activation = unflatten(triton_norm.apply(pixels, norm), x)
+        ys, gathered = [], None
+        for conv, choice, kernel in zip(step.convs, step.choices, kernels, strict=True):
+            shortcut = flatten(add) if add is not None and not ys else None
+            y, found = _convolve(x, activation, norm, conv, choice, kernel, shortcut)
+            ys.append(y)
+            gathered = gathered or found
+        ctx.step = step._replace(moments=None)
+        ctx.save_for_backward(x, norm, *kernels)
+        ctx.set_materialize_grads(False)
+        ctx.mark_non_differentiable(gathered.part)
+        return (*ys, gathered.part, gathered.rows, x.view_as(x) if step.passes_x else None)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *slopes: Tensor | None) -> tuple[Tensor | None, ...]:
+        from resnetv2.kernels import triton_norm
+
+        x, norm, *kernels = ctx.saved_tensors
+        step: Step = ctx.step
+        ours = [_as_map(slope, x.dtype) for slope in slopes[: len(kernels)]]
+        through = _as_map(slopes[-1], x.dtype)
+        g, sums, weight_gradients = _gradients(x, norm, kernels, ours, step)
+        dx = triton_norm.gradient(g, flatten(x), norm, sums, None if through is None else flatten(through))
+        return (None, unflatten(dx, x), sums[1], sums[0], ours[0] if ctx.needs_input_grad[4] else None, *weight_gradients)
+
+
+def flatten(x: Tensor) -> Tensor:
+    """Return a channels_last map (N, C, H, W) as the matrix (N·H·W, C) that it is in memory."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def unflatten(pixels: Tensor, like: Tensor) -> Tensor:
+    """Return a matrix (N·H·W, C) as the channels_last map (N, C, H, W) with the pixels of ``like``."""
+    n, _, h, w = like.shape
+    return pixels.view(n, h, w, -1).permute(0, 3, 1, 2)
+
+
+def _as_map(slope: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if slope is None else slope.to(dtype).contiguous(memory_format=torch.channels_last)
+
+
+def _update(norm: nn.BatchNorm2d, moments: Moments, m: int, weight: Tensor, bias: Tensor) -> Tensor:
+    """Return scale, shift, mean and 1 / std, (4, C); update running statistics as the module does it in training."""
+    from resnetv2.kernels import triton_norm
+
+    running = None
+    if norm.running_mean is not None and norm.running_var is not None and norm.num_batches_tracked is not None:
+        running = norm.running_mean, norm.running_var
+        norm.num_batches_tracked.add_(1)
+    return triton_norm.combine_moments(*moments, m, weight, bias, norm.eps, running, norm.momentum or 0.0)
+
+
+def _convolve(
+    x: Tensor, activation: Tensor | None, norm: Tensor, conv: nn.Conv2d, choice: Choice, kernel: Tensor, add: Tensor | None
+) -> tuple[Tensor, Moments]:
+    """Return a convolution of the activation, plus ``add``, and the moments of the sum."""
+    from resnetv2.kernels import triton_gemm, triton_norm
+
+    if choice.forward is not None:
+        pixels, part, rows = triton_gemm.forward(flatten(x), norm, flatten_kernel(kernel), add, choice.forward)
+        return unflatten(pixels, x), Moments(part, rows)
+    y = F.conv2d(activation, kernel, None, conv.stride, conv.padding)  # type: ignore[arg-type]
+    pixels, part, rows = triton_norm.moments(flatten(y), add)
+    return unflatten(pixels, y), Moments(part, rows)
+
+
+def flatten_kernel(kernel: Tensor) -> Tensor:
+    """Return a 1x1 kernel (K, C, 1, 1) as a matrix (K, C)."""
+    return kernel.reshape(kernel.shape[0], kernel.shape[1])
+
+
+def _gradients(
+    x: Tensor, norm: Tensor, kernels: Sequence[Tensor], slopes: Sequence[Tensor | None], step: Step
+) -> tuple[Tensor, Tensor, list[Tensor | None]]:
+    """Return the gradient after norm and ReLU (M, C), where ReLU passed or everywhere, its sums, and those of kernels."""
+    from resnetv2.kernels import triton_gemm, triton_norm
+
+    pixels = flatten(x)
+    activation: Tensor | None = None
+    sums: Tensor | None = None
+    total: Tensor | None = None
+    weights: list[Tensor | None] = []
+    for conv, choice, kernel, slope in zip(step.convs, step.choices, kernels, slopes, strict=True):
+        if slope is None:
+            weights.append(None)
+            continue
+        if choice.weight_gradient is not None:
+            matrix = triton_gemm.weight_gradient(flatten(slope), pixels, norm, choice.weight_gradient, PROGRAMS)
+            weights.append(matrix.view(kernel.shape))
+        elif activation is None:
+            activation = unflatten(triton_norm.apply(pixels, norm), x)
+        if choice.input_gradient is not None and len(kernels) == 1:
+            total, sums = triton_gemm.input_gradient(
+                flatten(slope), flatten_kernel(kernel), pixels, norm, choice.input_gradient
+            )
+        needs = choice.input_gradient is None or len(kernels) > 1, choice.weight_gradient is None
+        dx, dweight = library_gradients(activation, x, kernel, slope, conv, needs)
+        if dx is not None:
+            total = flatten(dx) if total is None else total.add_(flatten(dx))
+        if dweight is not None:
+            weights.append(dweight)
+    if total is None:
+        total = torch.zeros_like(pixels)
+    return total, triton_norm.reduce(total, pixels, norm) if sums is None else sums, weights
+
+
+def library_gradients(
+    activation: Tensor | None, x: Tensor, kernel: Tensor, slope: Tensor, conv: nn.Conv2d, needs: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """Return PyTorch's gradients of the activation and of the kernel, where needed."""
+    if not any(needs):
+        return None, None
+    dx, dweight, _ = torch.ops.aten.convolution_backward(
+        slope,
+        x if activation is None else activation,  # of x, the shape alone is used
+        kernel,
+        bias_sizes=None,
+        stride=list(conv.stride),
+        padding=list(conv.padding),
+        dilation=[1, 1],
+        transposed=False,
+        output_padding=[0, 0],
+        groups=1,
+        output_mask=[*needs, False],
+    )
+    return dx, dweight
