@@ -73,9 +73,7 @@ def oracle(x, norm, conv, add, slope):
                  conv.stride, conv.padding)  # fmt: skip
     y = y if add is None else y + add.double()
     y.backward(slope.double())
-    stored = y.detach()
-    stats = stored.mean((0, 2, 3)), torch.rsqrt(stored.var((0, 2, 3), correction=0) + norm.eps)
-    return [stored, leaf.grad, gamma.grad, beta.grad, weight.grad, mean, var, *stats]
+    return [y.detach(), leaf.grad, gamma.grad, beta.grad, weight.grad, mean, var]
 
 
 def check_case(n, h, w, c, k, kernel, stride, has_add, choices, offset=1.0):
@@ -97,7 +95,9 @@ def check_case(n, h, w, c, k, kernel, stride, has_add, choices, offset=1.0):
         except Exception as error:  # noqa: BLE001
             say("FAILED", (n, h, w, c, k, kernel), choice.forward, type(error).__name__, str(error)[:200])
             continue
-        errors = [difference(a, b) for a, b in zip(first, expected, strict=True)]
+        stored = first[0].double()  # statistics are those of what is stored
+        stats = stored.mean((0, 2, 3)), torch.rsqrt(stored.var((0, 2, 3), correction=0) + norm.eps)
+        errors = [difference(a, b) for a, b in zip(first, [*expected, *stats], strict=True)]
         same = all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
         yield choice, errors, same
 
@@ -111,7 +111,7 @@ def check() -> None:
     for case in (*cases, *odd):
         tilings = (None, *choosing.TILINGS) if case in cases else (None, *choosing.TILINGS[:2])
         for choice, errors, same in check_case(*case, [Choice(t, t, t) for t in tilings]):
-            ok = same and max(errors[:5]) < 1.5e-2 and max(errors[5:]) < 2e-3 and not any(e != e for e in errors)
+            ok = same and max(errors[:5]) < 1.5e-2 and max(errors[5:]) < 1e-4 and not any(e != e for e in errors)
             tiling = choice.forward
             if not ok or tiling is None:
                 bits = "same bits" if same else "NOT THE SAME BITS"
