@@ -12,22 +12,33 @@ import argparse
 import sys
 import time
 import traceback
+from collections.abc import Callable
+from functools import partial
 
 import torch
 import triton
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resnetv2 import create_model
-from resnetv2.kernels import choice as choosing
-from resnetv2.kernels import preact, triton_norm
-from resnetv2.kernels.preact import Choice
-from resnetv2.kernels.triton_gemm import Tiling
+from resnetv2.kernels import preact, triton_gemm, triton_norm
+from resnetv2.kernels.preact import LIBRARY, NARROW, WIDE, Choice, Tiling
 
 POINTWISE = [(56, 256, 64, False), (28, 512, 128, False), (14, 1024, 256, False), (7, 2048, 512, False),
              (56, 64, 256, True), (28, 128, 512, True), (14, 256, 1024, True), (7, 512, 2048, True)]  # fmt: skip
 SPATIAL = [(56, 64, 1), (56, 128, 2), (28, 128, 1), (28, 256, 2), (14, 256, 1), (14, 512, 2), (7, 512, 1)]
-LIBRARY = Choice(None, None, None)
+TILINGS = (
+    NARROW,
+    WIDE,
+    Tiling(128, 64, 64, 4, 2),
+    Tiling(128, 64, 64, 8, 1),
+    Tiling(128, 64, 64, 8, 2),
+    Tiling(64, 64, 64, 4, 1),
+    Tiling(64, 64, 64, 4, 2),
+    Tiling(128, 32, 64, 4, 2),
+    Tiling(64, 128, 64, 4, 3),
+)
+Times = dict[Tiling | None, float]
 START = time.time()
 best: dict[tuple[int, int], Choice] = {}
 
@@ -109,7 +120,7 @@ def check() -> None:
     odd = [(3, 13, 7, 64, 96, 1, 1, True), (1, 5, 9, 40, 24, 1, 1, False), (2, 1, 1, 64, 64, 1, 1, False)]
     worst = [0.0] * 9
     for case in (*cases, *odd):
-        tilings = (None, *choosing.TILINGS) if case in cases else (None, *choosing.TILINGS[:2])
+        tilings = (None, *TILINGS) if case in cases else (None, *TILINGS[:2])
         for choice, errors, same in check_case(*case, [Choice(t, t, t) for t in tilings]):
             ok = same and max(errors[:5]) < 1.5e-2 and max(errors[5:]) < 1e-4 and not any(e != e for e in errors)
             tiling = choice.forward
@@ -123,7 +134,7 @@ def check() -> None:
     for h, c, stride in SPATIAL:
         for _, errors, same in check_case(4, h, h, c, c, 3, stride, False, [LIBRARY]):
             say("3x3", h, c, stride, " ".join(f"{e:.1e}" for e in errors), "same bits" if same else "not the same bits")
-    for _, errors, _ in check_case(4, 14, 14, 256, 64, 1, 1, False, [Choice(*[choosing.TILINGS[0]] * 3)], offset=100.0):
+    for _, errors, _ in check_case(4, 14, 14, 256, 64, 1, 1, False, [Choice(*[TILINGS[0]] * 3)], offset=100.0):
         say("mean of 100 deviations:", " ".join(f"{e:.1e}" for e in errors))
     torch.use_deterministic_algorithms(False)
 
@@ -135,12 +146,66 @@ def ceilings() -> None:
     say(f"product 8192^3 {2 * 8192**3 / bench(lambda: a @ b) / 1e9:.0f} TFLOP/s")
 
 
+def measure_products(n: int, h: int, w: int, c: int, k: int, add: bool, tilings: tuple[Tiling, ...] = TILINGS) -> list[Times]:
+    """Return milliseconds of forward pass, input gradient and weight gradient of a 1x1 convolution, by tiling.
+
+    None is the library's way, with the passes that it needs around it. (n, c, h, w) bfloat16 -> (n, k, h, w)
+    """
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, device="cuda").bfloat16().contiguous(memory_format=torch.channels_last)
+
+    x, slope, kernel = random(n, c, h, w), random(n, k, h, w), random(k, c, 1, 1)
+    shortcut = random(n, k, h, w) if add else None
+    pixels, slopes, matrix = preact.flatten(x), preact.flatten(slope), preact.flatten_kernel(kernel)
+    flat = None if shortcut is None else preact.flatten(shortcut)
+    _, part, rows = triton_norm.moments(pixels)
+    ones = torch.ones(c, device="cuda")
+    norm = triton_norm.combine_moments(part, rows, len(pixels), ones, ones, 1e-5)
+
+    def library_forward() -> None:
+        activation = preact.unflatten(triton_norm.apply(pixels, norm), x)
+        triton_norm.moments(preact.flatten(F.conv2d(activation, kernel)), flat)
+
+    def library_input_gradient() -> None:
+        dx = gradients(slope, x, kernel, (True, False))[0]
+        assert dx is not None
+        triton_norm.reduce(preact.flatten(dx), pixels, norm)
+
+    def library_weight_gradient() -> None:
+        activation = preact.unflatten(triton_norm.apply(pixels, norm), x)
+        gradients(slope, activation, kernel, (False, True))
+
+    conv = torch.nn.Conv2d(c, k, 1, bias=False)
+
+    def gradients(slope: Tensor, x: Tensor, kernel: Tensor, needs: tuple[bool, bool]) -> tuple[Tensor | None, ...]:
+        return preact.library_gradients(x, x, kernel, slope, conv, needs)
+
+    forward: dict[Tiling | None, Callable[[], object]] = {None: library_forward}
+    inputs: dict[Tiling | None, Callable[[], object]] = {None: library_input_gradient}
+    weights: dict[Tiling | None, Callable[[], object]] = {None: library_weight_gradient}
+    for tiling in tilings:
+        forward[tiling] = partial(triton_gemm.forward, pixels, norm, matrix, flat, tiling)
+        inputs[tiling] = partial(triton_gemm.input_gradient, slopes, matrix, pixels, norm, tiling)
+        weights[tiling] = partial(triton_gemm.weight_gradient, slopes, pixels, norm, tiling, preact.PROGRAMS)
+    return [{tiling: _time(run) for tiling, run in ways.items()} for ways in (forward, inputs, weights)]
+
+
+def _time(run: Callable[[], object]) -> float:
+    """Return the median of milliseconds, with a cold cache; infinite where a tiling does not fit the GPU."""
+    try:
+        run()
+    except (triton.runtime.errors.OutOfResources, RuntimeError):
+        return float("inf")
+    return float(triton.testing.do_bench(run, warmup=5, rep=20, return_mode="median"))
+
+
 def shapes(batch: int) -> None:
     for h, c, k, add in POINTWISE:
         m = batch * h * h
         least = [2 * m * (c + k + (k if add else 0)), 2 * m * (k + 2 * c), 2 * m * (k + c)]
         chosen: list[Tiling | None] = []
-        for name, times, bytes_ in zip(("fwd", "dx ", "dw "), choosing.measure(batch, h, h, c, k, add), least, strict=True):
+        for name, times, bytes_ in zip(("fwd", "dx ", "dw "), measure_products(batch, h, h, c, k, add), least, strict=True):
             order = sorted(times, key=lambda tiling: times[tiling])
             chosen.append(order[0])
             rows = "  ".join(f"{'library' if t is None else '/'.join(map(str, t))} {times[t]:.3f}" for t in order[:4])
@@ -229,20 +294,30 @@ def step(batch: int) -> None:
             f"{peak:.1f} MB a picture above the weights; loss {loss.item():.4f}, gradient norm {norm:.4f}")  # fmt: skip
 
     for graph in (False, True):
-        for name, choose in (("plain", None), ("fused, library products", lambda *_: LIBRARY), ("fused", pick)):
+        for name, way in WAYS.items():
             try:
-                if choose is not None:
-                    preact.CHOOSE = choose
-                measure(name, graph, kernels="plain" if choose is None else "fused")
+                preact.choose = way or choose
+                measure(name, graph, kernels="plain" if way is None else "fused")
             except Exception:  # noqa: BLE001
                 say(name, graph, "FAILED")
                 traceback.print_exc(limit=6)
+    preact.choose = choose
 
 
-def pick(x, conv, readers, add) -> Choice:
-    if readers > 1 or conv.kernel_size != (1, 1):
-        return LIBRARY
-    return best.get((conv.in_channels, conv.out_channels), LIBRARY)
+def pick(x, convs, add) -> list[Choice]:
+    """Return the fastest of the section "shapes"."""
+    if len(convs) > 1 or convs[0].kernel_size != (1, 1):
+        return [LIBRARY] * len(convs)
+    return [best.get((convs[0].in_channels, convs[0].out_channels), LIBRARY)]
+
+
+choose = preact.choose
+WAYS = {
+    "plain": None,
+    "fused, library products": lambda x, convs, add: [LIBRARY] * len(convs),
+    "fused, as chosen": choose,
+    "fused, as measured above": pick,
+}
 
 
 def main() -> None:

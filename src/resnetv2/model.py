@@ -309,6 +309,19 @@ class ResidualUnit(nn.Module):
             y = preactivate(self.norm3, y, [self.conv3], recompute)[0]
         return drop_path(y, self.drop_path_rate, self.training).add_(shortcut)
 
+    def is_fusible(self) -> bool:
+        """Tell whether ``forward_fused`` computes this unit as it is now."""
+        steps: list[tuple[nn.Module | None, list[nn.Module]]] = [(self.norm1, [self.conv1]), (self.norm2, [self.conv2])]
+        if self.bottleneck:
+            steps.append((self.norm3, [self.conv3]))
+        if self.downsample is not None:
+            if self.raw_projection or self.downsample.pool:
+                return False
+            steps[0][1].append(self.downsample.conv)
+        return all(preact.is_plain_step(*step) for step in steps) and not any(
+            isinstance(conv, (StdConv2d, SameConv2d)) for _, convs in steps for conv in convs
+        )
+
     def forward_fused(self, x: Tensor, moments: preact.Moments | None) -> tuple[Tensor, preact.Moments | None]:
         """Return what ``forward`` does, with the statistics of it: those of ``x`` are ``moments``, where known.
 
@@ -382,6 +395,8 @@ class ResNetV2(nn.Module):
         memory: "saved" keeps activations for backward as PyTorch does; "recompute" keeps the norms' inputs alone and
             computes the activations again: half the memory, the same bits. Under ``torch.compile`` both are the same,
             because the compiler recomputes by itself.
+        kernels: "auto" trains with fused kernels where they were measured to be faster, "fused" wherever they can be
+            used, "plain" never; see ``resnetv2.kernels.preact``. They keep less than ``memory="recompute"`` does.
         zero_init_last: start every residual branch at zero (Goyal et al. 2017, arXiv 1706.02677, adapted to v2: the
             last convolution, since no norm follows it).
 
@@ -395,11 +410,10 @@ class ResNetV2(nn.Module):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         memory: str = "saved",
-        kernels: str = "plain",
+        kernels: str = "auto",
         zero_init_last: bool = False,
     ) -> None:
         super().__init__()
-        self.kernels = kernels
         for name, rate in (("drop_rate", drop_rate), ("drop_path_rate", drop_path_rate)):
             if not 0 <= rate < 1:
                 raise ConfigError(f"{name} must be at least 0 and below 1, got {rate!r}")
@@ -407,7 +421,9 @@ class ResNetV2(nn.Module):
             raise ConfigError(f"memory must be 'saved' or 'recompute', got {memory!r}")
         self.config = config
         self.preprocessing: Preprocessing | None = None  # what the weights want to see, where they are not random
+        preact.check_kernels(kernels)
         self.memory = memory
+        self.kernels = kernels
         self.num_features = config.num_features
         norm = InputNorm(config.in_chans, config.norm_eps, config.norm_momentum) if config.input_norm else None
         self.input_norm = norm
@@ -481,14 +497,12 @@ class ResNetV2(nn.Module):
             x = self.input_norm(x)
         x = self.stem(x)
         maps = []
+        fused = self.training and preact.suits(self.kernels, x, self)
         moments = None
         for unit in self.units():
             if unit.stride == 2:
                 maps.append(x)
-            if self.kernels == "fused":
-                x, moments = unit.forward_fused(x, moments)
-            else:
-                x = unit(x)
+            x, moments = unit.forward_fused(x, moments) if fused and unit.is_fusible() else (unit(x), None)
         return [*maps, activate(self.norm, x)]
 
     def forward_features(self, x: Tensor) -> Tensor:

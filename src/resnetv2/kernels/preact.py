@@ -11,15 +11,28 @@ better: normalised values and sums stay float32 until a map is stored.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from importlib.util import find_spec
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-if TYPE_CHECKING:
-    from resnetv2.kernels.triton_gemm import Tiling
+from resnetv2.errors import ConfigError
+
+MODES = ("auto", "plain", "fused")
+MEASURED = (9, 0)  # compute capability of the GPUs that "auto" was measured on: Hopper's
+
+
+class Tiling(NamedTuple):
+    """How a product is cut: rows and columns of a tile of the result, depth of a step; warps and pipeline stages."""
+
+    block_m: int
+    block_n: int
+    block_k: int
+    warps: int
+    stages: int
 
 
 class Moments(NamedTuple):
@@ -47,11 +60,80 @@ class Step(NamedTuple):
     passes_x: bool
 
 
-def CHOOSE(x, conv, readers, add):
-    return Choice(None, None, None)
-
-
 PROGRAMS = 528  # parts of a weight gradient: four to each of the 132 multiprocessors of an H100
+
+
+LIBRARY = Choice(None, None, None)
+NARROW, WIDE = Tiling(128, 64, 64, 4, 3), Tiling(128, 128, 64, 4, 3)
+
+
+def check_kernels(kernels: str) -> None:
+    """Refuse what is no way to compute, and fused kernels where there can be none.
+
+    Raises:
+        ConfigError: an unknown word; "fused" without Triton or without a GPU that computes in bfloat16.
+    """
+    if kernels not in MODES:
+        raise ConfigError(f"kernels must be 'auto', 'plain' or 'fused', got {kernels!r}")
+    if kernels != "fused":
+        return
+    missing = []
+    if find_spec("triton") is None:
+        missing.append("Triton, which is not installed: pip install triton")
+    if not torch.cuda.is_available():
+        missing.append("an NVIDIA GPU, and PyTorch sees none")
+    elif torch.cuda.get_device_capability() < (8, 0):
+        missing.append("a GPU of compute capability 8.0 or higher")
+    if missing:
+        raise ConfigError(f"kernels='fused' needs {'; and '.join(missing)}. kernels='auto' does without")
+
+
+def suits(kernels: str, x: Tensor, model: nn.Module) -> bool:
+    """Tell whether steps on ``x`` go through ``preact_conv``: training in bfloat16 on a GPU, nobody looking inside.
+
+    Compilers and tracers, functorch and forward hooks of ``model``'s modules see the plain path.
+    """
+    if kernels == "plain" or not x.is_cuda or x.dtype != torch.bfloat16 or not torch.is_grad_enabled():
+        return False
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor:  # type: ignore[attr-defined, no-untyped-call]
+        return False
+    if torch._C._are_functorch_transforms_active():  # noqa: SLF001  # torch's own Function.apply asks the same
+        return False
+    if kernels == "auto" and torch.cuda.get_device_capability(x.device) != MEASURED:
+        return False
+    if find_spec("triton") is None:
+        return False
+    return not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules() if m is not model)  # noqa: SLF001
+
+
+def is_plain_step(norm: nn.Module | None, convs: Sequence[nn.Module]) -> bool:
+    """Tell whether these modules are a step of ``preact_conv``: trainable batch norm, convolutions without bias."""
+    if type(norm) is not nn.BatchNorm2d or not norm.training or not norm.affine or not norm.track_running_stats:
+        return False
+    if norm.momentum is None or not (norm.weight.requires_grad and norm.bias.requires_grad):
+        return False
+    for conv in convs:
+        if not isinstance(conv, nn.Conv2d) or conv.bias is not None or not conv.weight.requires_grad:
+            return False
+    return True
+
+
+def choose(x: Tensor, convs: Sequence[nn.Conv2d], add: bool) -> list[Choice]:
+    """Return how each convolution is computed: by the faster way, as measured on an H200 at 224 pixels and 256 pictures.
+
+    The library's convolutions win where a kernel is 3x3, where two convolutions share the activation, and where the
+    map has few pixels and many channels. See ``BENCHMARKS.md``.
+    """
+    conv = convs[0]
+    pointwise = conv.kernel_size == (1, 1) and conv.stride == (1, 1)
+    c, k = conv.in_channels, conv.out_channels
+    if len(convs) > 1 or not pointwise or c % 16 or k % 16:
+        return [LIBRARY] * len(convs)
+    few = x.shape[2] * x.shape[3] < 100  # 7x7
+    forward = NARROW if k == 64 else WIDE
+    if add:
+        forward = Tiling(128, 64, 64, 4, 2)
+    return [Choice(None if add and c > 128 else forward, None, None if few else WIDE)]
 
 
 def preact_conv(
@@ -73,7 +155,7 @@ def preact_conv(
     """
     x = x.contiguous(memory_format=torch.channels_last)
     add = None if add is None else add.contiguous(memory_format=torch.channels_last)
-    choices = [CHOOSE(x, conv, len(convs), add is not None) for conv in convs]
+    choices = choose(x, convs, add is not None)
     step = Step(norm, convs, choices, moments, passes_x)
     *ys, part, rows, passed = PreactConv.apply(step, x, norm.weight, norm.bias, add, *(conv.weight for conv in convs))  # type: ignore[no-untyped-call]
     return ys, Moments(part, rows), passed

@@ -10,24 +10,13 @@ The plain path is ``batch_norm``, ``relu`` and ``conv2d`` of ``torch.nn.function
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
+from resnetv2.kernels.preact import Tiling
 from resnetv2.kernels.triton_norm import preactivate
-
-
-class Tiling(NamedTuple):
-    """How a product is cut: rows and columns of a tile of the result, depth of a step; warps and pipeline stages."""
-
-    block_m: int
-    block_n: int
-    block_k: int
-    warps: int
-    stages: int
 
 
 @triton.jit(do_not_specialize=["m", "tiles"])
@@ -42,6 +31,10 @@ def _forward(
     outs = (tl.program_id(0) % columns) * BLOCK_N + tl.arange(0, BLOCK_N)
     in_rows, in_outs = rows < m, outs < k
     depth = tl.arange(0, BLOCK_K)
+    mask = in_rows[:, None] & in_outs[None, :]
+    place = rows[:, None] * k + outs[None, :]
+    if ADD:  # asked for here, so that it comes while the product is computed
+        other = tl.load(other_ptr + place, mask=mask, other=0.0)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in range(0, c, BLOCK_K):
         channels = start + depth
@@ -52,10 +45,8 @@ def _forward(
         w = tl.load(w_ptr + outs[None, :] * c + channels[:, None], mask=in_outs[None, :] & inside[:, None], other=0.0)
         z = preactivate(x, scale[None, :], shift[None, :])
         acc = tl.dot(tl.where(z <= 0, 0.0, z).to(w.dtype), w, acc, input_precision="ieee")
-    mask = in_rows[:, None] & in_outs[None, :]
-    place = rows[:, None] * k + outs[None, :]
     if ADD:
-        acc += tl.load(other_ptr + place, mask=mask, other=0.0).to(tl.float32)
+        acc += other.to(tl.float32)
     y = acc.to(y_ptr.dtype.element_ty)
     tl.store(y_ptr + place, y, mask=mask)
     count = tl.minimum(m - first, BLOCK_M).to(tl.float32)
@@ -78,6 +69,9 @@ def _input_gradient(
     channels = (tl.program_id(0) % columns) * BLOCK_N + tl.arange(0, BLOCK_N)
     in_rows, inside = rows < m, channels < c
     depth = tl.arange(0, BLOCK_K)
+    mask = in_rows[:, None] & inside[None, :]
+    place = rows[:, None] * c + channels[None, :]
+    x = tl.load(x_ptr + place, mask=mask, other=0.0)  # comes while the product is computed
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in range(0, k, BLOCK_K):
         outs = start + depth
@@ -85,9 +79,7 @@ def _input_gradient(
         slope = tl.load(slope_ptr + rows[:, None] * k + outs[None, :], mask=in_rows[:, None] & in_outs[None, :], other=0.0)
         w = tl.load(w_ptr + outs[:, None] * c + channels[None, :], mask=in_outs[:, None] & inside[None, :], other=0.0)
         acc = tl.dot(slope, w, acc, input_precision="ieee")
-    mask = in_rows[:, None] & inside[None, :]
-    place = rows[:, None] * c + channels[None, :]
-    x = tl.load(x_ptr + place, mask=mask, other=0.0).to(tl.float32)
+    x = x.to(tl.float32)
     scale = tl.load(norm_ptr + channels, mask=inside, other=0.0)
     shift = tl.load(norm_ptr + c + channels, mask=inside, other=0.0)
     mean = tl.load(norm_ptr + 2 * c + channels, mask=inside, other=0.0)
