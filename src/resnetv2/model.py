@@ -331,10 +331,9 @@ class ResidualUnit(nn.Module):
         identity = downsample is None and self.stride == 1
         readers = [self.conv1] if downsample is None else [self.conv1, downsample.conv]
         (y, *shortcuts), found, passed = preact.preact_conv(self.norm1, x, moments, readers, passes_x=identity)
-        if shortcuts:
-            shortcut = shortcuts[0]
-        else:
-            shortcut = passed if identity else x[..., :: self.stride, :: self.stride]
+        shortcut = shortcuts[0] if shortcuts else passed
+        if shortcut is None:
+            shortcut = x[..., :: self.stride, :: self.stride]
         add = shortcut if self.drop_path_rate == 0.0 else None
         if self.bottleneck:
             (y,), found, _ = preact.preact_conv(self.norm2, y, found, [self.conv2])

@@ -103,7 +103,8 @@ def suits(kernels: str, x: Tensor, model: nn.Module) -> bool:
         return False
     if find_spec("triton") is None:
         return False
-    return not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in model.modules() if m is not model)  # noqa: SLF001
+    inner = (module for module in model.modules() if module is not model)
+    return not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in inner)  # noqa: SLF001
 
 
 def is_plain_step(norm: nn.Module | None, convs: Sequence[nn.Module]) -> bool:
@@ -119,7 +120,7 @@ def is_plain_step(norm: nn.Module | None, convs: Sequence[nn.Module]) -> bool:
 
 
 def choose(x: Tensor, convs: Sequence[nn.Conv2d], add: bool) -> list[Choice]:
-    """Return how each convolution is computed: by the faster way, as measured on an H200 at 224 pixels and 256 pictures.
+    """Return how each convolution is computed: the faster way, measured on an H200 at 224 pixels and 256 pictures.
 
     The library's convolutions win where a kernel is 3x3, where two convolutions share the activation, and where the
     map has few pixels and many channels. See ``BENCHMARKS.md``.
@@ -137,7 +138,7 @@ def choose(x: Tensor, convs: Sequence[nn.Conv2d], add: bool) -> list[Choice]:
 
 
 def preact_conv(
-    norm: nn.BatchNorm2d,
+    norm: nn.Module | None,
     x: Tensor,
     moments: Moments | None,
     convs: Sequence[nn.Conv2d],
@@ -147,12 +148,14 @@ def preact_conv(
     """Return ``conv(relu(norm(x)))`` for each of ``convs``, the first plus ``add``, and its moments.
 
     Args:
-        norm: in training mode.
+        norm: a batch norm that ``is_plain_step``.
         x: (N, C, H, W); ``moments`` are its statistics, which are gathered where they are None.
         convs: square, without bias, groups or dilation.
         add: (N, K, h, w).
         passes_x: return ``x``, too, for a shortcut whose gradient is then added on the way; None otherwise.
     """
+    if not isinstance(norm, nn.BatchNorm2d):
+        raise TypeError(f"a pre-activation step begins with BatchNorm2d, not {norm!r}")
     x = x.contiguous(memory_format=torch.channels_last)
     add = None if add is None else add.contiguous(memory_format=torch.channels_last)
     choices = choose(x, convs, add is not None)
@@ -180,17 +183,17 @@ class PreactConv(torch.autograd.Function):
         activation = None
         if any(choice.forward is None for choice in step.choices):
             activation = unflatten(triton_norm.apply(pixels, norm), x)
-        ys, gathered = [], None
-        for conv, choice, kernel in zip(step.convs, step.choices, kernels, strict=True):
-            shortcut = flatten(add) if add is not None and not ys else None
-            y, found = _convolve(x, activation, norm, conv, choice, kernel, shortcut)
-            ys.append(y)
-            gathered = gathered or found
+        shortcuts = [add if add is None else flatten(add), *[None] * (len(kernels) - 1)]
+        found = [
+            _convolve(x, activation, norm, *operands)
+            for operands in zip(step.convs, step.choices, kernels, shortcuts, strict=True)
+        ]
+        gathered = found[0][1]
         ctx.step = step._replace(moments=None)
         ctx.save_for_backward(x, norm, *kernels)
         ctx.set_materialize_grads(False)
         ctx.mark_non_differentiable(gathered.part)
-        return (*ys, gathered.part, gathered.rows, x.view_as(x) if step.passes_x else None)
+        return (*(y for y, _ in found), gathered.part, gathered.rows, x.view_as(x) if step.passes_x else None)
 
     @staticmethod
     @once_differentiable
@@ -203,7 +206,14 @@ class PreactConv(torch.autograd.Function):
         through = _as_map(slopes[-1], x.dtype)
         g, sums, weight_gradients = _gradients(x, norm, kernels, ours, step)
         dx = triton_norm.gradient(g, flatten(x), norm, sums, None if through is None else flatten(through))
-        return (None, unflatten(dx, x), sums[1], sums[0], ours[0] if ctx.needs_input_grad[4] else None, *weight_gradients)
+        return (
+            None,
+            unflatten(dx, x),
+            sums[1],
+            sums[0],
+            ours[0] if ctx.needs_input_grad[4] else None,
+            *weight_gradients,
+        )
 
 
 def flatten(x: Tensor) -> Tensor:
@@ -233,7 +243,13 @@ def _update(norm: nn.BatchNorm2d, moments: Moments, m: int, weight: Tensor, bias
 
 
 def _convolve(
-    x: Tensor, activation: Tensor | None, norm: Tensor, conv: nn.Conv2d, choice: Choice, kernel: Tensor, add: Tensor | None
+    x: Tensor,
+    activation: Tensor | None,
+    norm: Tensor,
+    conv: nn.Conv2d,
+    choice: Choice,
+    kernel: Tensor,
+    add: Tensor | None,
 ) -> tuple[Tensor, Moments]:
     """Return a convolution of the activation, plus ``add``, and the moments of the sum."""
     from resnetv2.kernels import triton_gemm, triton_norm
@@ -254,7 +270,7 @@ def flatten_kernel(kernel: Tensor) -> Tensor:
 def _gradients(
     x: Tensor, norm: Tensor, kernels: Sequence[Tensor], slopes: Sequence[Tensor | None], step: Step
 ) -> tuple[Tensor, Tensor, list[Tensor | None]]:
-    """Return the gradient after norm and ReLU (M, C), where ReLU passed or everywhere, its sums, and those of kernels."""
+    """Return the gradient after norm and ReLU (M, C), its sums where ReLU passed, and the gradients of kernels."""
     from resnetv2.kernels import triton_gemm, triton_norm
 
     pixels = flatten(x)

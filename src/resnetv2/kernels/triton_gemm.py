@@ -1,9 +1,9 @@
 """1x1 convolutions of a training step as matrix products that normalise, rectify, add and gather statistics on the way.
 
 A map is a matrix of M = N·H·W pixels by channels (channels_last memory): C before the convolution, K after it. The
-normalised and rectified map never exists in memory: it is computed where a product loads its operand, in the forward pass
-and again for the gradient of the weight. Products accumulate in float32; statistics are those of the rounded values
-that are stored. Two stages, no atomic additions: the same input gives the same bits.
+normalised and rectified map never exists in memory: it is computed where a product loads its operand, in the forward
+pass and again for the gradient of the weight. Products accumulate in float32; statistics are those of the rounded
+values that are stored. Two stages, no atomic additions: the same input gives the same bits.
 
 The plain path is ``batch_norm``, ``relu`` and ``conv2d`` of ``torch.nn.functional``.
 """
@@ -76,7 +76,9 @@ def _input_gradient(
     for start in range(0, k, BLOCK_K):
         outs = start + depth
         in_outs = (outs < k) | EVEN
-        slope = tl.load(slope_ptr + rows[:, None] * k + outs[None, :], mask=in_rows[:, None] & in_outs[None, :], other=0.0)
+        slope = tl.load(
+            slope_ptr + rows[:, None] * k + outs[None, :], mask=in_rows[:, None] & in_outs[None, :], other=0.0
+        )
         w = tl.load(w_ptr + outs[:, None] * c + channels[None, :], mask=in_outs[:, None] & inside[None, :], other=0.0)
         acc = tl.dot(slope, w, acc, input_precision="ieee")
     x = x.to(tl.float32)
@@ -112,7 +114,9 @@ def _weight_gradient(
     for start in range(0, length, BLOCK_K):
         rows = first + start + tl.arange(0, BLOCK_K)
         in_rows = rows < last
-        slope = tl.load(slope_ptr + rows[:, None] * k + outs[None, :], mask=in_rows[:, None] & in_outs[None, :], other=0.0)
+        slope = tl.load(
+            slope_ptr + rows[:, None] * k + outs[None, :], mask=in_rows[:, None] & in_outs[None, :], other=0.0
+        )
         x = tl.load(x_ptr + rows[:, None] * c + channels[None, :], mask=in_rows[:, None] & inside[None, :], other=0.0)
         z = preactivate(x, scale[None, :], shift[None, :])
         acc = tl.dot(tl.trans(slope), tl.where(z <= 0, 0.0, z).to(slope.dtype), acc, input_precision="ieee")
@@ -120,9 +124,7 @@ def _weight_gradient(
     tl.store(out, acc, mask=in_outs[:, None] & inside[None, :])
 
 
-def forward(
-    x: Tensor, norm: Tensor, weight: Tensor, add: Tensor | None, tiling: Tiling
-) -> tuple[Tensor, Tensor, int]:
+def forward(x: Tensor, norm: Tensor, weight: Tensor, add: Tensor | None, tiling: Tiling) -> tuple[Tensor, Tensor, int]:
     """Return ``relu(x * scale + shift) @ weight.T (+ add)`` and what ``triton_norm.moments`` gathers of it.
 
     Args:
@@ -143,10 +145,8 @@ def forward(
     return y, part, tiling.block_m
 
 
-def input_gradient(
-    slope: Tensor, weight: Tensor, x: Tensor, norm: Tensor, tiling: Tiling
-) -> tuple[Tensor, Tensor]:
-    """Return g (M, C), the gradient ``slope @ weight`` where ReLU passed, and its sums as ``triton_norm.reduce`` gives them.
+def input_gradient(slope: Tensor, weight: Tensor, x: Tensor, norm: Tensor, tiling: Tiling) -> tuple[Tensor, Tensor]:
+    """Return g (M, C), the gradient ``slope @ weight`` where ReLU passed, and its sums as ``triton_norm.reduce`` does.
 
     ``slope`` is (M, K), ``weight`` (K, C), ``x`` (M, C).
     """

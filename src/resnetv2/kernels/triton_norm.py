@@ -21,8 +21,10 @@ _BLOCK_M, _BLOCK_C = 64, 64
 
 @triton.jit
 def preactivate(x, scale, shift):
-    """Return ``x * scale + shift`` in float32: the normalised value, before ReLU. One place, so that every kernel
-    draws the same line between what ReLU passes and what it does not."""
+    """Return ``x * scale + shift`` in float32: the normalised value, before ReLU.
+
+    One place, so that every kernel draws the same line between what ReLU passes and what it does not.
+    """
     return x.to(tl.float32) * scale + shift
 
 
@@ -182,8 +184,8 @@ def combine_moments(
 ) -> Tensor:  # fmt: skip
     """Return (4, C) float32 of M pixels whose tiles of ``rows`` pixels gave ``part``: scale, shift, mean and 1 / std.
 
-    ``x * scale + shift`` is the normalised value, with the biased variance. ``running`` mean and variance (C,) float32 are
-    updated in place as ``torch.nn.BatchNorm2d`` does it, with the unbiased variance.
+    ``x * scale + shift`` is the normalised value, with the biased variance. ``running`` mean and variance (C,) float32
+    are updated in place as ``torch.nn.BatchNorm2d`` does it, with the unbiased variance.
     """
     _, c, tiles = part.shape
     out = torch.empty(4, c, device=part.device, dtype=torch.float32)
