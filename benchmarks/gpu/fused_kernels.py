@@ -3,7 +3,8 @@
     PYTHONPATH=src python benchmarks/gpu/fused_kernels.py [--batch 256] [--sections ceilings,check,shapes,step]
 
 Right: against float64 on the GPU, for every layer shape of ResNet50-v2 at 224 pixels and odd sizes, with poisoned
-outputs (NaN in new memory), twice with the same bits. Times: medians of triton.testing.do_bench, cold cache, random data.
+outputs (NaN in new memory), twice with the same bits. Times: medians of triton.testing.do_bench, cold cache, random
+data.
 """
 
 from __future__ import annotations
