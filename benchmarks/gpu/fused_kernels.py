@@ -23,25 +23,14 @@ from torch.nn import functional as F
 
 from resnetv2 import create_model
 from resnetv2.kernels import preact, triton_gemm, triton_norm
-from resnetv2.kernels.preact import LIBRARY, NARROW, WIDE, Choice, Tiling
+from resnetv2.kernels.preact import LIBRARY, NARROW, SHALLOW, WIDE, Choice, Tiling
 
 POINTWISE = [(56, 256, 64, False), (28, 512, 128, False), (14, 1024, 256, False), (7, 2048, 512, False),
              (56, 64, 256, True), (28, 128, 512, True), (14, 256, 1024, True), (7, 512, 2048, True)]  # fmt: skip
 SPATIAL = [(56, 64, 1), (56, 128, 2), (28, 128, 1), (28, 256, 2), (14, 256, 1), (14, 512, 2), (7, 512, 1)]
-TILINGS = (
-    NARROW,
-    WIDE,
-    Tiling(128, 64, 64, 4, 2),
-    Tiling(128, 64, 64, 8, 1),
-    Tiling(128, 64, 64, 8, 2),
-    Tiling(64, 64, 64, 4, 1),
-    Tiling(64, 64, 64, 4, 2),
-    Tiling(128, 32, 64, 4, 2),
-    Tiling(64, 128, 64, 4, 3),
-)
+TILINGS = (NARROW, WIDE, SHALLOW, Tiling(64, 128, 64, 4, 3))
 Times = dict[Tiling | None, float]
 START = time.time()
-best: dict[tuple[int, int], Choice] = {}
 
 
 def say(*words: object) -> None:
@@ -124,8 +113,8 @@ def check() -> None:
     spatial = [(4, h, h, c, c, 3, stride, False) for h, c, stride in SPATIAL]
     for case in (*layers, *odd, *spatial):
         tilings = TILINGS if case == layers[-2] else (WIDE,)
-        report(case, [LIBRARY] if case in spatial else [Choice(t, t, t) for t in tilings])
-    report(layers[2], [Choice(WIDE, WIDE, WIDE)], offset=100.0)
+        report(case, [LIBRARY] if case in spatial else [Choice(t, t) for t in tilings])
+    report(layers[2], [Choice(WIDE, WIDE)], offset=100.0)
     torch.use_deterministic_algorithms(mode=False)
 
 
@@ -147,7 +136,7 @@ def ceilings() -> None:
 def measure_products(
     n: int, h: int, w: int, c: int, k: int, add: bool, tilings: tuple[Tiling, ...] = TILINGS
 ) -> list[Times]:
-    """Return milliseconds of forward pass, input gradient and weight gradient of a 1x1 convolution, by tiling.
+    """Return milliseconds of forward pass and weight gradient of a 1x1 convolution, by tiling.
 
     None is the library's way, with the passes that it needs around it. (n, c, h, w) bfloat16 -> (n, k, h, w)
     """
@@ -167,28 +156,16 @@ def measure_products(
         activation = preact.unflatten(triton_norm.apply(pixels, norm), x)
         triton_norm.moments(preact.flatten(F.conv2d(activation, kernel)), flat)
 
-    def library_input_gradient() -> None:
-        dx = gradients(slope, x, kernel, (True, False))[0]
-        assert dx is not None
-        triton_norm.reduce(preact.flatten(dx), pixels, norm)
-
     def library_weight_gradient() -> None:
         activation = preact.unflatten(triton_norm.apply(pixels, norm), x)
-        gradients(slope, activation, kernel, (False, True))
-
-    conv = torch.nn.Conv2d(c, k, 1, bias=False)
-
-    def gradients(slope: Tensor, x: Tensor, kernel: Tensor, needs: tuple[bool, bool]) -> tuple[Tensor | None, ...]:
-        return preact.library_gradients(x, x, kernel, slope, conv, needs)
+        torch.nn.grad.conv2d_weight(activation, kernel.shape, slope)
 
     forward: dict[Tiling | None, Callable[[], object]] = {None: library_forward}
-    inputs: dict[Tiling | None, Callable[[], object]] = {None: library_input_gradient}
     weights: dict[Tiling | None, Callable[[], object]] = {None: library_weight_gradient}
     for tiling in tilings:
         forward[tiling] = partial(triton_gemm.forward, pixels, norm, matrix, flat, tiling)
-        inputs[tiling] = partial(triton_gemm.input_gradient, slopes, matrix, pixels, norm, tiling)
     weights[WIDE] = partial(triton_gemm.weight_gradient, slopes, pixels, norm, WIDE, preact.PROGRAMS)
-    return [{tiling: _time(run) for tiling, run in ways.items()} for ways in (forward, inputs, weights)]
+    return [{tiling: _time(run) for tiling, run in ways.items()} for ways in (forward, weights)]
 
 
 def _time(run: Callable[[], object]) -> float:
@@ -203,38 +180,33 @@ def _time(run: Callable[[], object]) -> float:
 def shapes(batch: int) -> None:
     for h, c, k, add in POINTWISE:
         m = batch * h * h
-        least = [2 * m * (c + k + (k if add else 0)), 2 * m * (k + 2 * c), 2 * m * (k + c)]
-        chosen: list[Tiling | None] = []
-        for name, times, size in zip(("fwd", "dx", "dw"), measure_products(batch, h, h, c, k, add), least, strict=True):
+        least = [2 * m * (c + k + (k if add else 0)), 2 * m * (k + c)]
+        for name, times, size in zip(("fwd", "dw"), measure_products(batch, h, h, c, k, add), least, strict=True):
             order = sorted(times, key=lambda tiling, times=times: times[tiling])
-            chosen.append(order[0])
             fastest = times[order[0]]
             rates = f"{size / fastest / 1e9:.2f} TB/s {2 * m * c * k / fastest / 1e9:.0f} TFLOP/s"
             rows = "  ".join(f"{'library' if t is None else '/'.join(map(str, t))} {times[t]:.3f}" for t in order[:5])
             gain = f"library {times[None]:.3f} best {fastest:.3f} ({times[None] / fastest:.2f}x)"
             say(f"{h} {c}>{k} {name}: {gain} {rates} | {rows}")
-        best[c, k] = Choice(*chosen)
 
 
 def step(batch: int) -> None:
     for graph in (False, True):
-        for name, way in WAYS.items():
+        for kernels in ("plain", "auto", "fused"):
             torch.cuda.empty_cache()
-            preact.choose = way or choose
             try:
-                say(f"{name}{', graph' if graph else ''}: {measure_step(batch, graph, way is not None)}")
+                say(f"{kernels}{', graph' if graph else ''}: {measure_step(batch, graph, kernels)}")
             except Exception:  # noqa: BLE001
-                say(name, "FAILED")
+                say(kernels, "FAILED")
                 traceback.print_exc(limit=6)
-    preact.choose = choose
 
 
-def measure_step(batch: int, graph: bool, fused: bool) -> str:
+def measure_step(batch: int, graph: bool, kernels: str) -> str:
     """Time forward and backward of ResNet50-v2 at 224 pixels; memory and a gradient's norm tell that it is the same."""
     pictures = channels_last(batch, 3, 224, 224)
     labels = torch.randint(0, 1000, (batch,), device="cuda", generator=torch.Generator("cuda").manual_seed(0))
     torch.manual_seed(0)
-    model = create_model("resnet50v2", kernels="fused" if fused else "plain").cuda()
+    model = create_model("resnet50v2", kernels=kernels).cuda()
     model = model.to(memory_format=torch.channels_last)
     held = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
@@ -273,26 +245,6 @@ def measure_step(batch: int, graph: bool, fused: bool) -> str:
         f"{ms[5]:.2f} ms ({ms[0]:.2f} … {ms[-1]:.2f}), {batch / ms[5] * 1e3:,.0f} pictures/s, "
         f"{peak:.1f} MB a picture above the weights; loss {loss:.4f}, gradient norm {slope:.4f}"
     )
-
-
-def pick(_, convs, add) -> list[Choice]:  # noqa: ARG001
-    """Return the fastest of the section "shapes"."""
-    if len(convs) > 1 or convs[0].kernel_size != (1, 1):
-        return [LIBRARY] * len(convs)
-    return [best.get((convs[0].in_channels, convs[0].out_channels), LIBRARY)]
-
-
-def library(_, convs, add) -> list[Choice]:  # noqa: ARG001
-    return [LIBRARY] * len(convs)
-
-
-choose = preact.choose
-WAYS = {
-    "plain": None,
-    "fused, library products": library,
-    "fused, as chosen": choose,
-    "fused, as measured above": pick,
-}
 
 
 def main() -> None:

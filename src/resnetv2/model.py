@@ -322,7 +322,9 @@ class ResidualUnit(nn.Module):
             isinstance(conv, (StdConv2d, SameConv2d)) for _, convs in steps for conv in convs
         )
 
-    def forward_fused(self, x: Tensor, moments: preact.Moments | None) -> tuple[Tensor, preact.Moments | None]:
+    def forward_fused(
+        self, x: Tensor, moments: preact.Moments | None, products: bool = True
+    ) -> tuple[Tensor, preact.Moments | None]:
         """Return what ``forward`` does, with the statistics of it: those of ``x`` are ``moments``, where known.
 
         Steps are ``resnetv2.kernels.preact``'s. For units whose norms and convolutions these suit.
@@ -330,16 +332,18 @@ class ResidualUnit(nn.Module):
         downsample = self.downsample
         identity = downsample is None and self.stride == 1
         readers = [self.conv1] if downsample is None else [self.conv1, downsample.conv]
-        (y, *shortcuts), found, passed = preact.preact_conv(self.norm1, x, moments, readers, passes_x=identity)
+        (y, *shortcuts), found, passed = preact.preact_conv(
+            self.norm1, x, moments, readers, passes_x=identity, products=products
+        )
         shortcut = shortcuts[0] if shortcuts else passed
         if shortcut is None:
             shortcut = x[..., :: self.stride, :: self.stride]
         add = shortcut if self.drop_path_rate == 0.0 else None
         if self.bottleneck:
-            (y,), found, _ = preact.preact_conv(self.norm2, y, found, [self.conv2])
-            (y,), found, _ = preact.preact_conv(self.norm3, y, found, [self.conv3], add)
+            (y,), found, _ = preact.preact_conv(self.norm2, y, found, [self.conv2], products=products)
+            (y,), found, _ = preact.preact_conv(self.norm3, y, found, [self.conv3], add, products=products)
         else:
-            (y,), found, _ = preact.preact_conv(self.norm2, y, found, [self.conv2], add)
+            (y,), found, _ = preact.preact_conv(self.norm2, y, found, [self.conv2], add, products=products)
         if add is not None:
             return y, found
         return drop_path(y, self.drop_path_rate, self.training).add_(shortcut), None
@@ -394,8 +398,9 @@ class ResNetV2(nn.Module):
         memory: "saved" keeps activations for backward as PyTorch does; "recompute" keeps the norms' inputs alone and
             computes the activations again: half the memory, the same bits. Under ``torch.compile`` both are the same,
             because the compiler recomputes by itself.
-        kernels: "auto" trains with fused kernels where they were measured to be faster, "fused" wherever they can be
-            used, "plain" never; see ``resnetv2.kernels.preact``. They keep less than ``memory="recompute"`` does.
+        kernels: "auto" trains with fused kernels where they were measured to be faster, "plain" never, "fused" wherever
+            they can be used, matrix products included, which pays in a CUDA graph; see ``resnetv2.kernels.preact``.
+            They keep what ``memory="recompute"`` keeps.
         zero_init_last: start every residual branch at zero (Goyal et al. 2017, arXiv 1706.02677, adapted to v2: the
             last convolution, since no norm follows it).
 
@@ -501,7 +506,10 @@ class ResNetV2(nn.Module):
         for unit in self.units():
             if unit.stride == 2:
                 maps.append(x)
-            x, moments = unit.forward_fused(x, moments) if fused and unit.is_fusible() else (unit(x), None)
+            if fused and unit.is_fusible():
+                x, moments = unit.forward_fused(x, moments, self.kernels == "fused")
+            else:
+                x, moments = unit(x), None
         return [*maps, activate(self.norm, x)]
 
     def forward_features(self, x: Tensor) -> Tensor:

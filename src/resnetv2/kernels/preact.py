@@ -4,6 +4,10 @@ Backward keeps ``x`` alone, the raw map, in place of three maps: what norm, ReLU
 along the statistics that were gathered where it was written, so that the next norm does not read it for them. The
 gradient of the shortcut is added where the gradient of the norm is written.
 
+The norm must be a plain ``BatchNorm2d`` in training. ``SyncBatchNorm``, frozen statistics or weights, other norms,
+standardised kernels, biases, compilers and evaluation take the plain path, unit by unit; with stochastic depth the
+addition is plain. Gradients of gradients are not defined.
+
 What is computed is ``conv(relu(norm(x)))`` of ``torch.nn`` with a trainable ``BatchNorm2d``, in the same precision or
 better: normalised values and sums stay float32 until a map is stored.
 """
@@ -23,6 +27,9 @@ from resnetv2.errors import ConfigError
 
 MODES = ("auto", "plain", "fused")
 MEASURED = (9, 0)  # compute capability of the GPUs that "auto" was measured on: Hopper's
+# pixels of a batch's first map (190 pictures of 224 pixels): with fewer, starting these kernels takes longer than the
+# plain path; an H200 was measured at 256 pictures, where 350 kernels take 36 ms and the plain path 49
+AUTO_PIXELS = 600_000
 
 
 class Tiling(NamedTuple):
@@ -46,7 +53,6 @@ class Choice(NamedTuple):
     """How a convolution is computed: a tiling for each product that is ours, None for each that is the library's."""
 
     forward: Tiling | None
-    input_gradient: Tiling | None
     weight_gradient: Tiling | None
 
 
@@ -63,8 +69,8 @@ class Step(NamedTuple):
 PROGRAMS = 528  # parts of a weight gradient: four to each of the 132 multiprocessors of an H100
 
 
-LIBRARY = Choice(None, None, None)
-NARROW, WIDE = Tiling(128, 64, 64, 4, 3), Tiling(128, 128, 64, 4, 3)
+LIBRARY = Choice(None, None)
+NARROW, WIDE, SHALLOW = Tiling(128, 64, 64, 4, 3), Tiling(128, 128, 64, 4, 3), Tiling(128, 64, 64, 4, 2)
 
 
 def check_kernels(kernels: str) -> None:
@@ -93,13 +99,14 @@ def suits(kernels: str, x: Tensor, model: nn.Module) -> bool:
 
     Compilers and tracers, functorch and forward hooks of ``model``'s modules see the plain path.
     """
-    if kernels == "plain" or not x.is_cuda or x.dtype != torch.bfloat16 or not torch.is_grad_enabled():
+    if kernels == "plain" or torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return False
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or type(x) is not Tensor:  # type: ignore[attr-defined, no-untyped-call]
+    if not x.is_cuda or x.dtype != torch.bfloat16 or torch.jit.is_tracing() or type(x) is not Tensor:  # type: ignore[attr-defined, no-untyped-call]
         return False
     if torch._C._are_functorch_transforms_active():  # noqa: SLF001  # torch's own Function.apply asks the same
         return False
-    if kernels == "auto" and torch.cuda.get_device_capability(x.device) != MEASURED:
+    few = x.numel() // x.shape[1] < AUTO_PIXELS
+    if kernels == "auto" and (few or torch.cuda.get_device_capability(x.device) != MEASURED):
         return False
     if find_spec("triton") is None:
         return False
@@ -125,16 +132,15 @@ def choose(x: Tensor, convs: Sequence[nn.Conv2d], add: bool) -> list[Choice]:
     The library's convolutions win where a kernel is 3x3, where two convolutions share the activation, and where the
     map has few pixels and many channels. See ``BENCHMARKS.md``.
     """
-    conv = convs[0]
+    conv, pixels = convs[0], x.shape[2] * x.shape[3]
     pointwise = conv.kernel_size == (1, 1) and conv.stride == (1, 1)
     c, k = conv.in_channels, conv.out_channels
-    if len(convs) > 1 or not pointwise or c % 16 or k % 16:
+    if len(convs) > 1 or not pointwise or c % 16 or k % 16 or pixels < 100:
         return [LIBRARY] * len(convs)
-    few = x.shape[2] * x.shape[3] < 100  # 7x7
-    forward = NARROW if k == 64 else WIDE
-    if add:
-        forward = Tiling(128, 64, 64, 4, 2)
-    return [Choice(None if add and c > 128 else forward, None, None if few else WIDE)]
+    forward = (NARROW if k == 64 else WIDE) if c > k else None
+    if add and c == 64:
+        forward = SHALLOW
+    return [Choice(forward, WIDE if c > k or pixels > 400 else None)]
 
 
 def preact_conv(
@@ -143,7 +149,9 @@ def preact_conv(
     moments: Moments | None,
     convs: Sequence[nn.Conv2d],
     add: Tensor | None = None,
+    *,
     passes_x: bool = False,
+    products: bool = True,
 ) -> tuple[list[Tensor], Moments, Tensor | None]:
     """Return ``conv(relu(norm(x)))`` for each of ``convs``, the first plus ``add``, and its moments.
 
@@ -153,12 +161,14 @@ def preact_conv(
         convs: square, without bias, groups or dilation.
         add: (N, K, h, w).
         passes_x: return ``x``, too, for a shortcut whose gradient is then added on the way; None otherwise.
+        products: let ``choose`` take our matrix products, too. They are faster by themselves, but take so long to start
+            that a step is faster for them in a CUDA graph alone.
     """
     if not isinstance(norm, nn.BatchNorm2d):
         raise TypeError(f"a pre-activation step begins with BatchNorm2d, not {norm!r}")
     x = x.contiguous(memory_format=torch.channels_last)
     add = None if add is None else add.contiguous(memory_format=torch.channels_last)
-    choices = choose(x, convs, add is not None)
+    choices = choose(x, convs, add is not None) if products else [LIBRARY] * len(convs)
     step = Step(norm, convs, choices, moments, passes_x)
     *ys, part, rows, passed = PreactConv.apply(step, x, norm.weight, norm.bias, add, *(conv.weight for conv in convs))  # type: ignore[no-untyped-call]
     return ys, Moments(part, rows), passed
@@ -275,7 +285,6 @@ def _gradients(
 
     pixels = flatten(x)
     activation: Tensor | None = None
-    sums: Tensor | None = None
     total: Tensor | None = None
     weights: list[Tensor | None] = []
     for conv, choice, kernel, slope in zip(step.convs, step.choices, kernels, slopes, strict=True):
@@ -287,27 +296,19 @@ def _gradients(
             weights.append(matrix.view(kernel.shape))
         elif activation is None:
             activation = unflatten(triton_norm.apply(pixels, norm), x)
-        if choice.input_gradient is not None and len(kernels) == 1:
-            total, sums = triton_gemm.input_gradient(
-                flatten(slope), flatten_kernel(kernel), pixels, norm, choice.input_gradient
-            )
-        needs = choice.input_gradient is None or len(kernels) > 1, choice.weight_gradient is None
-        dx, dweight = library_gradients(activation, x, kernel, slope, conv, needs)
-        if dx is not None:
-            total = flatten(dx) if total is None else total.add_(flatten(dx))
+        dx, dweight = _library_gradients(activation, x, kernel, slope, conv, choice.weight_gradient is None)
+        total = flatten(dx) if total is None else total.add_(flatten(dx))
         if dweight is not None:
             weights.append(dweight)
     if total is None:
         total = torch.zeros_like(pixels)
-    return total, triton_norm.reduce(total, pixels, norm) if sums is None else sums, weights
+    return total, triton_norm.reduce(total, pixels, norm), weights
 
 
-def library_gradients(
-    activation: Tensor | None, x: Tensor, kernel: Tensor, slope: Tensor, conv: nn.Conv2d, needs: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """Return PyTorch's gradients of the activation and of the kernel, where needed."""
-    if not any(needs):
-        return None, None
+def _library_gradients(
+    activation: Tensor | None, x: Tensor, kernel: Tensor, slope: Tensor, conv: nn.Conv2d, needs_weight: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Return PyTorch's gradients of the activation and, where needed, of the kernel."""
     dx, dweight, _ = torch.ops.aten.convolution_backward(
         slope,
         x if activation is None else activation,  # of x, the shape alone is used
@@ -319,6 +320,6 @@ def library_gradients(
         transposed=False,
         output_padding=[0, 0],
         groups=1,
-        output_mask=[*needs, False],
+        output_mask=[True, needs_weight, False],
     )
     return dx, dweight

@@ -5,7 +5,8 @@ normalised and rectified map never exists in memory: it is computed where a prod
 pass and again for the gradient of the weight. Products accumulate in float32; statistics are those of the rounded
 values that are stored. Two stages, no atomic additions: the same input gives the same bits.
 
-The plain path is ``batch_norm``, ``relu`` and ``conv2d`` of ``torch.nn.functional``.
+The gradient of the map itself is not here: the library's product and one pass over its result were faster, at every
+shape. The plain path is ``batch_norm``, ``relu`` and ``conv2d`` of ``torch.nn.functional``.
 """
 
 from __future__ import annotations
@@ -58,44 +59,6 @@ def _forward(
     tl.store(out + tiles.to(tl.int64) * k, tl.sum(d * d, axis=0), mask=in_outs)
 
 
-@triton.jit(do_not_specialize=["m", "tiles"])
-def _input_gradient(
-    slope_ptr, w_ptr, x_ptr, norm_ptr, g_ptr, part_ptr, m, c, k, tiles,
-    EVEN: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    columns = tl.cdiv(c, BLOCK_N)
-    tile = tl.program_id(0) // columns
-    rows = tile.to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    channels = (tl.program_id(0) % columns) * BLOCK_N + tl.arange(0, BLOCK_N)
-    in_rows, inside = rows < m, channels < c
-    depth = tl.arange(0, BLOCK_K)
-    mask = in_rows[:, None] & inside[None, :]
-    place = rows[:, None] * c + channels[None, :]
-    x = tl.load(x_ptr + place, mask=mask, other=0.0)  # comes while the product is computed
-    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
-    for start in range(0, k, BLOCK_K):
-        outs = start + depth
-        in_outs = (outs < k) | EVEN
-        slope = tl.load(
-            slope_ptr + rows[:, None] * k + outs[None, :], mask=in_rows[:, None] & in_outs[None, :], other=0.0
-        )
-        w = tl.load(w_ptr + outs[:, None] * c + channels[None, :], mask=in_outs[:, None] & inside[None, :], other=0.0)
-        acc = tl.dot(slope, w, acc, input_precision="ieee")
-    x = x.to(tl.float32)
-    scale = tl.load(norm_ptr + channels, mask=inside, other=0.0)
-    shift = tl.load(norm_ptr + c + channels, mask=inside, other=0.0)
-    mean = tl.load(norm_ptr + 2 * c + channels, mask=inside, other=0.0)
-    rstd = tl.load(norm_ptr + 3 * c + channels, mask=inside, other=0.0)
-    passed = (preactivate(x, scale[None, :], shift[None, :]) <= 0) == 0
-    g = tl.where(passed & mask, acc, 0.0).to(g_ptr.dtype.element_ty)
-    tl.store(g_ptr + place, g, mask=mask)
-    g = g.to(tl.float32)
-    out = part_ptr + channels.to(tl.int64) * tiles + tile
-    tl.store(out, tl.sum(g, axis=0), mask=inside)
-    product = tl.sum(g * ((x - mean[None, :]) * rstd[None, :]), axis=0)
-    tl.store(out + tiles.to(tl.int64) * c, product, mask=inside)
-
-
 @triton.jit(do_not_specialize=["m", "length"])
 def _weight_gradient(
     slope_ptr, x_ptr, norm_ptr, part_ptr, m, c, k, length,
@@ -143,22 +106,6 @@ def forward(x: Tensor, norm: Tensor, weight: Tensor, add: Tensor | None, tiling:
         add is not None, c % tiling.block_k == 0, *tiling[:3], num_warps=tiling.warps, num_stages=tiling.stages,
     )  # fmt: skip
     return y, part, tiling.block_m
-
-
-def input_gradient(slope: Tensor, weight: Tensor, x: Tensor, norm: Tensor, tiling: Tiling) -> tuple[Tensor, Tensor]:
-    """Return g (M, C), the gradient ``slope @ weight`` where ReLU passed, and its sums as ``triton_norm.reduce`` does.
-
-    ``slope`` is (M, K), ``weight`` (K, C), ``x`` (M, C).
-    """
-    (m, c), k = x.shape, weight.shape[0]
-    tiles = triton.cdiv(m, tiling.block_m)
-    g = torch.empty_like(x)
-    part = torch.empty(2, c, tiles, device=x.device, dtype=torch.float32)
-    _input_gradient[(tiles * triton.cdiv(c, tiling.block_n),)](
-        slope, weight, x, norm, g, part, m, c, k, tiles,
-        k % tiling.block_k == 0, *tiling[:3], num_warps=tiling.warps, num_stages=tiling.stages,
-    )  # fmt: skip
-    return g, part.sum(-1)
 
 
 def weight_gradient(slope: Tensor, x: Tensor, norm: Tensor, tiling: Tiling, programs: int) -> Tensor:
