@@ -221,6 +221,20 @@ def test_maps_on_the_cpu_take_the_plain_path():
     assert not preact.suits("plain", x, model)
 
 
+def test_where_triton_cannot_start_training_goes_on_without_it_and_says_so_once(monkeypatch, capsys):
+    def no_compiler(_):
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
+
+    preact.can_start.cache_clear()
+    assert preact.can_start(torch.device("cpu"))
+    preact.can_start.cache_clear()
+    monkeypatch.setattr(triton_norm, "moments", no_compiler)
+    assert not preact.can_start(torch.device("cpu"))
+    assert not preact.can_start(torch.device("cpu"))
+    assert capsys.readouterr().err.count("Triton cannot start kernels here (Failed to find C compiler.)") == 1
+    preact.can_start.cache_clear()
+
+
 def test_fused_without_a_gpu_says_what_is_missing():
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")

@@ -318,9 +318,8 @@ class ResidualUnit(nn.Module):
             if self.raw_projection or self.downsample.pool:
                 return False
             steps[0][1].append(self.downsample.conv)
-        return all(preact.is_plain_step(*step) for step in steps) and not any(
-            isinstance(conv, (StdConv2d, SameConv2d)) for _, convs in steps for conv in convs
-        )
+        ours = all(type(conv) in (Conv2d, nn.Conv2d) for _, convs in steps for conv in convs)
+        return ours and all(preact.is_plain_step(*step) for step in steps)
 
     def forward_fused(
         self, x: Tensor, moments: preact.Moments | None, products: bool = True

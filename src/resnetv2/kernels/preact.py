@@ -15,6 +15,7 @@ better: normalised values and sums stay float32 until a map is stored.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
@@ -23,6 +24,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from resnetv2.console import talk
 from resnetv2.errors import ConfigError
 
 MODES = ("auto", "plain", "fused")
@@ -108,10 +110,24 @@ def suits(kernels: str, x: Tensor, model: nn.Module) -> bool:
     few = x.numel() // x.shape[1] < AUTO_PIXELS
     if kernels == "auto" and (few or torch.cuda.get_device_capability(x.device) != MEASURED):
         return False
-    if find_spec("triton") is None:
+    if find_spec("triton") is None or not can_start(x.device):
         return False
     inner = (module for module in model.modules() if module is not model)
     return not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in inner)  # noqa: SLF001
+
+
+@cache
+def can_start(device: torch.device) -> bool:
+    """Tell whether Triton starts a kernel on ``device``; where it cannot, as without a C compiler, say so once."""
+    try:
+        from resnetv2.kernels import triton_norm
+
+        triton_norm.moments(torch.zeros(1, 16, device=device))
+    except Exception as error:  # noqa: BLE001  whatever hinders Triton, the plain path is there
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        talk().print(f"Triton cannot start kernels here ({reason}): training goes without fused ones", soft_wrap=True)
+        return False
+    return True
 
 
 def is_plain_step(norm: nn.Module | None, convs: Sequence[nn.Module]) -> bool:
