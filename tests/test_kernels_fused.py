@@ -159,6 +159,13 @@ def test_the_gradient_of_a_shortcut_is_added_to_that_of_the_norm():
     assert distance(leaf.grad, expected[1] + through) < 2e-6  # float32
 
 
+def test_a_single_value_has_no_variance_and_is_refused_as_torch_refuses_it():
+    norm, conv, x, _, slope = a_case(1, 1, 1, 16, 16, 1, 1, shortcut=False)
+    for run in (lambda: F.batch_norm(x, None, None, training=True), lambda: fused(norm, conv, x, None, slope, OURS)):
+        with pytest.raises(ValueError, match=r"more than (1|one) value"):
+            run()
+
+
 def test_nan_stays_nan():
     norm, conv, x, add, slope = a_case(*CASES[0])
     x[0, 3] = float("nan")
