@@ -29,6 +29,7 @@ def create_model(
     features_only: bool = False,
     out_indices: Sequence[int] | None = None,
     memory: str = "saved",
+    kernels: str = "auto",
     zero_init_last: bool = False,
     **changes: Any,
 ) -> ResNetV2 | FeatureMaps:
@@ -46,7 +47,7 @@ def create_model(
         features_only: return a network that gives feature maps at strides 4, 8, 16, 32.
         out_indices: which maps, counted from 0; all of them if None. With ``features_only`` alone.
         changes: any field of ``ResNetV2Config``, such as ``stem="3x3"`` or ``width_factor=2``.
-        drop_rate, drop_path_rate, memory, zero_init_last: see ``ResNetV2``.
+        drop_rate, drop_path_rate, memory, kernels, zero_init_last: see ``ResNetV2``.
 
     Raises:
         ConfigError: unknown name, dialect or field, or a value out of range; ``pretrained`` with a bare architecture,
@@ -56,6 +57,7 @@ def create_model(
     if out_indices is not None and not features_only:
         raise ConfigError("out_indices choose feature maps: say features_only=True with them")
     options: dict[str, Any] = {"drop_rate": drop_rate, "drop_path_rate": drop_path_rate, "memory": memory}
+    options["kernels"] = kernels
     classes = 0 if features_only else num_classes  # a head that nothing reads would get no gradient
     if pretrained:
         given = {"dialect": dialect, "in_chans": None if in_chans == 3 else in_chans, **changes}

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from resnetv2.config import ResNetV2Config, Unit
 from resnetv2.errors import ConfigError
+from resnetv2.kernels import preact
 from resnetv2.kernels.convolution import conv2d
 
 if TYPE_CHECKING:
@@ -308,6 +309,44 @@ class ResidualUnit(nn.Module):
             y = preactivate(self.norm3, y, [self.conv3], recompute)[0]
         return drop_path(y, self.drop_path_rate, self.training).add_(shortcut)
 
+    def is_fusible(self) -> bool:
+        """Tell whether ``forward_fused`` computes this unit as it is now."""
+        steps: list[tuple[nn.Module | None, list[nn.Module]]] = [(self.norm1, [self.conv1]), (self.norm2, [self.conv2])]
+        if self.bottleneck:
+            steps.append((self.norm3, [self.conv3]))
+        if self.downsample is not None:
+            if self.raw_projection or self.downsample.pool:
+                return False
+            steps[0][1].append(self.downsample.conv)
+        ours = all(type(conv) in (Conv2d, nn.Conv2d) for _, convs in steps for conv in convs)
+        return ours and all(preact.is_plain_step(*step) for step in steps)
+
+    def forward_fused(
+        self, x: Tensor, moments: preact.Moments | None, products: bool = True
+    ) -> tuple[Tensor, preact.Moments | None]:
+        """Return what ``forward`` does, with the statistics of it: those of ``x`` are ``moments``, where known.
+
+        Steps are ``resnetv2.kernels.preact``'s. For units whose norms and convolutions these suit.
+        """
+        downsample = self.downsample
+        identity = downsample is None and self.stride == 1
+        readers = [self.conv1] if downsample is None else [self.conv1, downsample.conv]
+        (y, *shortcuts), found, passed = preact.preact_conv(
+            self.norm1, x, moments, readers, passes_x=identity, products=products
+        )
+        shortcut = shortcuts[0] if shortcuts else passed
+        if shortcut is None:
+            shortcut = x[..., :: self.stride, :: self.stride]
+        add = shortcut if self.drop_path_rate == 0.0 else None
+        if self.bottleneck:
+            (y,), found, _ = preact.preact_conv(self.norm2, y, found, [self.conv2], products=products)
+            (y,), found, _ = preact.preact_conv(self.norm3, y, found, [self.conv3], add, products=products)
+        else:
+            (y,), found, _ = preact.preact_conv(self.norm2, y, found, [self.conv2], add, products=products)
+        if add is not None:
+            return y, found
+        return drop_path(y, self.drop_path_rate, self.training).add_(shortcut), None
+
 
 class Stage(nn.Module):
     """The units that share one width; their modules are ``blocks.0``, ``blocks.1`` …"""
@@ -358,6 +397,9 @@ class ResNetV2(nn.Module):
         memory: "saved" keeps activations for backward as PyTorch does; "recompute" keeps the norms' inputs alone and
             computes the activations again: half the memory, the same bits. Under ``torch.compile`` both are the same,
             because the compiler recomputes by itself.
+        kernels: "auto" trains with fused kernels where they were measured to be faster, "plain" never, "fused" wherever
+            they can be used, matrix products included, which pays in a CUDA graph; see ``resnetv2.kernels.preact``.
+            They keep what ``memory="recompute"`` keeps.
         zero_init_last: start every residual branch at zero (Goyal et al. 2017, arXiv 1706.02677, adapted to v2: the
             last convolution, since no norm follows it).
 
@@ -371,6 +413,7 @@ class ResNetV2(nn.Module):
         drop_rate: float = 0.0,
         drop_path_rate: float = 0.0,
         memory: str = "saved",
+        kernels: str = "auto",
         zero_init_last: bool = False,
     ) -> None:
         super().__init__()
@@ -381,7 +424,9 @@ class ResNetV2(nn.Module):
             raise ConfigError(f"memory must be 'saved' or 'recompute', got {memory!r}")
         self.config = config
         self.preprocessing: Preprocessing | None = None  # what the weights want to see, where they are not random
+        preact.check_kernels(kernels)
         self.memory = memory
+        self.kernels = kernels
         self.num_features = config.num_features
         norm = InputNorm(config.in_chans, config.norm_eps, config.norm_momentum) if config.input_norm else None
         self.input_norm = norm
@@ -455,10 +500,15 @@ class ResNetV2(nn.Module):
             x = self.input_norm(x)
         x = self.stem(x)
         maps = []
+        fused = self.training and preact.suits(self.kernels, x, self)
+        moments = None
         for unit in self.units():
             if unit.stride == 2:
                 maps.append(x)
-            x = unit(x)
+            if fused and unit.is_fusible():
+                x, moments = unit.forward_fused(x, moments, self.kernels == "fused")
+            else:
+                x, moments = unit(x), None
         return [*maps, activate(self.norm, x)]
 
     def forward_features(self, x: Tensor) -> Tensor:

@@ -101,6 +101,7 @@ RULES: dict[str, Rule] = {
     "bn": _choice("train", "frozen", "recalibrate"),
     "sync_bn": _yes_no,
     "memory": _choice("saved", "recompute"),
+    "kernels": _choice("auto", "plain", "fused"),
     "amp": _choice("off", "bf16", "fp16"),
     "compile": _yes_no,
     "hflip": _optional(_probability),
@@ -200,6 +201,7 @@ class TrainConfig(Plain):
     device: str = "auto"  # "auto" | "cpu" | "cuda" | "cuda:1" | "mps"
     sync_bn: bool = False  # batch norm over the batches of all processes
     memory: str = "saved"  # "recompute": half the activation memory, the same bits, a little slower
+    kernels: str = "auto"  # fused ones where measured faster: bf16 on Hopper GPUs; "plain": never; "fused": on any GPU
     amp: str = "off"  # "bf16", "fp16": mixed precision
     compile: bool = False  # torch.compile
     workers: int | None = None  # how many decode; None: one for each processor, at most 8

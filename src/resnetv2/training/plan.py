@@ -23,13 +23,13 @@ MIXUP_FROM = 20_000  # training pictures from which fine-tuning mixes them, as B
 _SIZES = {"start_image_size", "resize_ramp", "val_image_size"}  # of pictures that are seen in several
 IDLE: Mapping[str, Set[str]] = {  # settings that a recipe has no use for
     "finetune": {"views", "features_gb", "zero_init_last"},
-    "lp-ft": {*_SIZES, "zero_init_last", "sync_bn"},
+    "lp-ft": {*_SIZES, "zero_init_last", "sync_bn", "kernels"},
     "probe": {
         *_SIZES,
         *("epochs", "batch_size", "grad_accum_steps", "optimizer", "lr", "momentum", "schedule", "warmup_epochs"),
         *("weight_decay", "layer_decay", "l2_sp", "clip_grad", "loss", "label_smoothing", "ema_decay", "ema_every"),
         *("drop_rate", "drop_path_rate", "zero_init_last", "bn", "sync_bn", "mixup", "cutmix", "sampling"),
-        *("amp", "compile", "memory"),
+        *("amp", "compile", "memory", "kernels"),
     },
 }
 

@@ -65,6 +65,7 @@ def make_model(config: TrainConfig, task: str, classes: Sequence[str], start: St
         "drop_rate": config.drop_rate,
         "drop_path_rate": config.drop_path_rate,
         "memory": config.memory,
+        "kernels": config.kernels,
     }
     if start is None:
         return ResNetV2(config.architecture(len(classes)), zero_init_last=config.zero_init_last, **options)
