@@ -44,6 +44,11 @@ TRAINING = [  # network, how, layout, pixels, batch
     ("timm", "compile", "NHWC", 224, 256),
     ("ours", "compile", "NHWC", 224, 256),
     ("ours", "compile+graph", "NHWC", 224, 256),
+    ("ours", "auto", "NHWC", 224, 256),
+    ("ours", "auto", "NHWC", 224, 512),
+    ("ours", "auto", "NHWC", 160, 512),
+    ("ours", "fused+graph", "NHWC", 224, 256),
+    ("ours", "fused+graph", "NHWC", 224, 512),
     ("ours", "compile", "NHWC", 160, 256),
 ]
 INFERENCE = [  # network, how, batch
@@ -60,12 +65,13 @@ INFERENCE = [  # network, how, batch
 ]
 
 
-def build(network, recompute=False):
+def build(network, how=""):
     """Return timm's network or ours, with 1,000 classes, on the GPU."""
     torch.manual_seed(0)
     if network == "timm":
         return import_timm().create_model("resnetv2_50").cuda()
-    return create_model("resnet50v2", memory="recompute" if recompute else "saved").cuda()
+    kernels = next((name for name in ("auto", "fused") if name in how), "plain")
+    return create_model("resnet50v2", memory="recompute" if how == "recompute" else "saved", kernels=kernels).cuda()
 
 
 def pictures(batch, pixels, layout, dtype=torch.float32):
@@ -111,7 +117,7 @@ def captured(run, inputs):
 
 def train(network, how, layout, pixels, batch, repeats):
     """Return milliseconds of training steps, and the peak of memory above weights and optimizer, in bytes a picture."""
-    model = build(network, how == "recompute").to(memory_format=LAYOUTS[layout]).train()
+    model = build(network, how).to(memory_format=LAYOUTS[layout]).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=True)
     inputs = pictures(batch, pixels, LAYOUTS[layout])
     target = torch.randint(1000, (batch,), device="cuda")
