@@ -32,10 +32,6 @@ def _forward(
     outs = (tl.program_id(0) % columns) * BLOCK_N + tl.arange(0, BLOCK_N)
     in_rows, in_outs = rows < m, outs < k
     depth = tl.arange(0, BLOCK_K)
-    mask = in_rows[:, None] & in_outs[None, :]
-    place = rows[:, None] * k + outs[None, :]
-    if ADD:  # asked for here, so that it comes while the product is computed
-        other = tl.load(other_ptr + place, mask=mask, other=0.0)
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     for start in range(0, c, BLOCK_K):
         channels = start + depth
@@ -46,8 +42,10 @@ def _forward(
         w = tl.load(w_ptr + outs[None, :] * c + channels[:, None], mask=in_outs[None, :] & inside[:, None], other=0.0)
         z = preactivate(x, scale[None, :], shift[None, :])
         acc = tl.dot(tl.where(z <= 0, 0.0, z).to(w.dtype), w, acc, input_precision="ieee")
-    if ADD:
-        acc += other.to(tl.float32)
+    mask = in_rows[:, None] & in_outs[None, :]
+    place = rows[:, None] * k + outs[None, :]
+    if ADD:  # loaded before the product, it would take registers that the product needs, for nothing gained
+        acc += tl.load(other_ptr + place, mask=mask, other=0.0).to(tl.float32)
     y = acc.to(y_ptr.dtype.element_ty)
     tl.store(y_ptr + place, y, mask=mask)
     count = tl.minimum(m - first, BLOCK_M).to(tl.float32)
