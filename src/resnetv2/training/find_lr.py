@@ -9,12 +9,12 @@ from typing import Any
 
 from resnetv2.console import Counter
 from resnetv2.data.index import refuse_inside
+from resnetv2.data.load import Batch
 from resnetv2.errors import ConfigError
 from resnetv2.recipes import PRETRAINED
 from resnetv2.training.loop import Run
 from resnetv2.training.ranges import HIGH, LOW, STEPS, RangeTest, scan_rates, write_range_plot
 from resnetv2.training.run import make_run, prepare
-from resnetv2.training.upload import Placed, place_batches
 
 
 def find_lr(
@@ -70,6 +70,6 @@ def find_lr(
     return test
 
 
-def _endless(run: Run) -> Iterator[Placed]:
+def _endless(run: Run) -> Iterator[Batch]:
     for epoch in count():
-        yield from place_batches(run.parts.train.batches(epoch), run.device)
+        yield from run.parts.train.batches(epoch)

@@ -41,7 +41,6 @@ from resnetv2.training.objective import Objective
 from resnetv2.training.probe import Probe, fit_classes, fit_tags, fit_values
 from resnetv2.training.start import Start
 from resnetv2.training.step import Outcome
-from resnetv2.training.upload import Placed, place_batches
 from resnetv2.weights.modelfile import ModelFile
 
 FOLDED = "torch, norms folded"
@@ -168,11 +167,7 @@ class ProbeRun(Run):
         """Return what changes nothing."""
         return Still()
 
-    def batches(self) -> Iterator[Placed]:
-        """Yield the only batch, in memory: the head is solved for there, and a GPU need not hold all features."""
-        yield from place_batches(self.parts.train.batches(start=self.progress.batch), torch.device("cpu"))
-
-    def try_step(self, batch: Placed, rate: float) -> Outcome:  # noqa: ARG002  there is no rate
+    def try_step(self, batch: Batch, rate: float) -> Outcome:  # noqa: ARG002  there is no rate
         """Solve for the head."""
         probe = self.frozen.fit(batch.pictures)
         set_head(self.model, probe)

@@ -44,7 +44,6 @@ from resnetv2.training.speed import Speed, Stopwatch
 from resnetv2.training.step import Outcome, Stepper
 from resnetv2.training.syncbn import synchronize
 from resnetv2.training.track import Tracker
-from resnetv2.training.upload import Placed, place_batches
 from resnetv2.weights.modelfile import Header, write_model_file
 from resnetv2.weights.sealed import digest_of
 
@@ -313,17 +312,16 @@ class Run:
                 self.save()
         return stopwatch.speed()
 
-    def batches(self) -> Iterator[Placed]:
+    def batches(self) -> Iterator[Batch]:
         """Yield what is left of the epoch under way; a picture that cannot be read costs no step that was taken."""
-        left = self.parts.train.batches(self.progress.epoch, self.progress.batch, self.image_size())
         try:
-            yield from place_batches(left, self.device)
+            yield from self.parts.train.batches(self.progress.epoch, self.progress.batch, self.image_size())
         except DataError:
             if self.world.size == 1:  # else the others wait for a step, not for a save
                 self.save()
             raise
 
-    def take_step(self, batch: Placed, rate: float) -> Outcome:
+    def take_step(self, batch: Batch, rate: float) -> Outcome:
         """Take one step, and add to the epoch's sums."""
         progress, config = self.progress, self.config
         outcome = self.try_step(batch, rate)
@@ -342,10 +340,10 @@ class Run:
             progress.average_step = progress.step
         return outcome
 
-    def try_step(self, batch: Placed, rate: float) -> Outcome:
+    def try_step(self, batch: Batch, rate: float) -> Outcome:
         """Forward, loss, backward, optimizer; with a loss that is no number, nothing is changed."""
         progress = self.progress
-        pictures, targets = self.parts.read(batch.array), self.objective.targets(batch.labels)
+        pictures, targets = self.on_device(batch), self.objective.targets(batch.labels)
         if self.mix.active:
             rng = np.random.default_rng((self.config.seed, progress.epoch, 2, progress.batch))
             take = partial(self.world.take, parts=self.config.grad_accum_steps)
@@ -402,8 +400,7 @@ class Run:
     def validate(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the averaged network's answers (N, K) to the validation pictures, each once, and their labels."""
         empty = np.empty((0, len(self.index.classes)), np.float32)  # what a process has that got no batch
-        batches = place_batches(self.parts.val.batches(), self.device)
-        answers = [self.objective.answers(self.average.average(self.parts.read(batch.array))) for batch in batches]
+        answers = [self.objective.answers(self.average.average(self.on_device(b))) for b in self.parts.val.batches()]
         return self.world.gather(
             torch.from_numpy(np.concatenate([empty, *answers]))
         ).numpy(), self.parts.val.samples.labels
@@ -417,10 +414,14 @@ class Run:
         batches, n = self.parts.train.batches(self.progress.epoch, size=self.image_size()), RECALIBRATED
         if self.world.size > 1:  # whole batches, so that every process has equally many of them
             batches, n = islice(batches, -(-n // self.config.batch_size)), len(self.index.paths)
-        pictures = (self.parts.read(batch.array) for batch in place_batches(iter(batches), self.device))
+        pictures = (self.on_device(batch) for batch in batches)
         batchnorm.recalibrate(self.average.average, pictures, n, self.world.total)
 
     # --- what an epoch or a step has ---
+
+    def on_device(self, batch: Batch) -> torch.Tensor:
+        """Return what ``trained`` reads, on its device."""
+        return self.parts.read(torch.from_numpy(batch.pictures).to(self.device))
 
     def rate(self, step: int) -> float:
         """Return the learning rate of a step counted from 0."""

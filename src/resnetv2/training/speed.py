@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from resnetv2.data.load import Batch
-
-_AnyBatch = TypeVar("_AnyBatch", bound=Batch)
 
 _TICK = 1e-9  # seconds, so that nothing is divided by none
 
@@ -63,7 +61,7 @@ class Stopwatch:
         self.began, self.worked = time.perf_counter(), loader.seconds
         self.waited, self.pictures = 0.0, 0
 
-    def watch(self, batches: Iterator[_AnyBatch]) -> Iterator[_AnyBatch]:
+    def watch(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Yield batches of the loader."""
         asked = time.perf_counter()
         for batch in batches:
