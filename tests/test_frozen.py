@@ -6,8 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,11 +14,9 @@ from PIL import Image
 from runs import SETTINGS, TINY, write_colours
 
 import resnetv2
-from resnetv2.data.index import Samples
 from resnetv2.errors import ConfigError, Error, Interrupted
 from resnetv2.runtime.pytorch import build_model
-from resnetv2.training.checkpoint import Progress
-from resnetv2.training.frozen import FeatureLoader, LazySession, ProbeRun, fold_norms
+from resnetv2.training.frozen import LazySession, fold_norms
 from resnetv2.training.loop import Run
 from resnetv2.weights.modelfile import read_model_file
 
@@ -103,17 +99,6 @@ assert "torch" in sys.modules and "torch._dynamo" not in sys.modules
     assert done.returncode == 0, done.stderr
     best, last = (tmp_path / "run" / f"{name}.safetensors" for name in ("best", "last"))
     assert best.read_bytes() == last.read_bytes()
-
-
-def test_a_probe_takes_its_features_from_memory_whatever_the_device():
-    run = object.__new__(ProbeRun)
-    samples = Samples([Path("a.png"), Path("b.png")], np.array([0, 1]))
-    features = np.zeros((1, 2, 4), np.float32)
-    run.device, run.progress = torch.device("meta"), Progress()  # any device that is not the processor
-    run.parts = SimpleNamespace(train=FeatureLoader(features, samples))
-    (batch,) = run.batches()
-    assert batch.array.device.type == "cpu"
-    assert np.shares_memory(batch.array.numpy(), features)
 
 
 def test_the_second_probe_computes_no_features_and_a_changed_picture_is_computed_alone(
