@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -156,6 +157,22 @@ def test_renamed_folders_other_splits_other_labels_and_packed_pictures_find_what
     found, session = of(packed)
     assert session.seen == 0
     np.testing.assert_array_equal(found.array().reshape(23, 8, 8, 3), SIZE.decode(packed.paths))
+
+
+def test_who_waited_for_another_process_with_the_same_pictures_computes_nothing(samples, monkeypatch):
+    expected, locked = [], features.locked
+
+    @contextmanager
+    def beaten(path):  # another process was first, and has just released the lock
+        monkeypatch.setattr(features, "locked", locked)
+        expected.append(of(samples)[0].array())
+        with locked(path):
+            yield
+
+    monkeypatch.setattr(features, "locked", beaten)
+    found, session = of(samples)
+    assert session.seen == found.computed == 0
+    np.testing.assert_array_equal(found.array(), expected[0])
 
 
 def test_another_view_is_computed_alone(samples):

@@ -232,9 +232,10 @@ def cached_features(
         with locked(shelf.folder):
             shelf.clear()
             rows = shelf.find(keys)  # another process may have been at it
-            jobs = _Jobs(samples, digests, preprocessing, views, workers or min(os.cpu_count() or 1, 8), batch_size)
-            computed = _fill(shelf, keys, rows, jobs, session, LAYERS[layer], budget, progress)
-            rows = shelf.find(keys)
+            if not rows.known.all():
+                jobs = _Jobs(samples, digests, preprocessing, views, workers or min(os.cpu_count() or 1, 8), batch_size)
+                computed = _fill(shelf, keys, rows, jobs, session, LAYERS[layer], budget, progress)
+                rows = shelf.find(keys)
     if not rows.known.all():
         raise Error(f"another process took the room of features in {shelf.folder.parent}: raise the budget of both")
     return Features(rows, len(views), computed)
