@@ -17,7 +17,7 @@ import pytest
 import torch
 from pictures import noise, write_picture
 from PIL import Image
-from runs import COLOURS, SETTINGS, TINY, write_colours
+from runs import COLOURS, SETTINGS, TINY, command, write_colours
 from torch.nn import functional as F
 
 import resnetv2
@@ -25,6 +25,7 @@ from resnetv2.data.decoding import Decoder
 from resnetv2.data.index import read_index
 from resnetv2.errors import ConfigError, DataError, Error, Interrupted
 from resnetv2.recipes import TrainConfig
+from resnetv2.training import run
 from resnetv2.training.average import MovingAverage
 from resnetv2.training.checkpoint import list_checkpoints
 from resnetv2.training.loop import Run, learning_rate
@@ -144,19 +145,69 @@ def test_a_signal_finishes_the_step_saves_and_resume_gives_the_bits_of_an_uninte
     same_files(trained.out, out)
 
 
-def test_a_run_killed_with_sigkill_resumes_to_the_bits_of_an_uninterrupted_run(trained, colours, tmp_path):
-    out = tmp_path / "run"
+def begin(colours, out):
+    """Start the run ``trained`` in a process of its own, and return that once a checkpoint is there."""
     words = [sys.executable, "-m", "resnetv2", "train", str(colours), "--out", str(out)]
-    first = [*words, *(f"--{k.replace('_', '-')}={v}" for k, v in SETTINGS.items())]
-    first += ["--set=model.width_factor=0.25", "--set=hflip=0.5", "--set=workers=2", "--set=save_minutes=0"]
-    process = subprocess.Popen(first, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    words += [f"--{k.replace('_', '-')}={v}" for k, v in SETTINGS.items()]
+    words += ["--set=model.width_factor=0.25", "--set=hflip=0.5", "--set=workers=2", "--set=save_minutes=0"]
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list_checkpoints(out / "checkpoints") and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
+    return process
+
+
+def test_a_run_killed_with_sigkill_resumes_to_the_bits_of_an_uninterrupted_run(trained, colours, tmp_path):
+    out = tmp_path / "run"
+    process = begin(colours, out)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    subprocess.run([*words, "--resume"], check=True, capture_output=True, timeout=120)
+    assert command("train", colours, "--out", out, "--resume").returncode == 0
     same_files(trained.out, out)
+
+
+def test_a_second_training_in_one_folder_is_refused_and_one_that_was_killed_is_not_in_the_way(
+    trained, colours, tmp_path
+):
+    def state():
+        return {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != ".lock"}
+
+    out = tmp_path / "run"
+    process = begin(colours, out)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        before = state()
+        with pytest.raises(ConfigError, match=f"another process trains in {out}: wait"):
+            resnetv2.train(colours, out=out, set=TINY, **SETTINGS)
+        second = command("train", colours, "--out", out, "--resume")
+        assert second.returncode == 2
+        assert f"another process trains in {out}: wait" in " ".join(second.stderr.split())
+        assert state() == before
+    finally:
+        process.kill()
+        process.wait()
+    assert (out / ".lock").exists()
+    with pytest.raises(ConfigError, match="already holds a run"):
+        resnetv2.train(colours, out=out, set=TINY, **SETTINGS)
+    resnetv2.train(colours, out=out, resume=True)
+    same_files(trained.out, out)
+    assert not list(out.glob(".*"))
+
+
+def test_of_two_that_begin_at_once_in_one_folder_one_trains_and_leaves_no_lock(colours, tmp_path, monkeypatch):
+    out, make_run, first = tmp_path / "run", run.make_run, []
+
+    def overtaken(*words):
+        monkeypatch.setattr(run, "make_run", make_run)
+        first.append(resnetv2.train(colours, out=out, set=TINY, **{**SETTINGS, "epochs": 1}))
+        return make_run(*words)
+
+    monkeypatch.setattr(run, "make_run", overtaken)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        resnetv2.train(colours, out=out, set=TINY, **{**SETTINGS, "epochs": 2})
+    assert [line["epoch"] for line in read_log(first[0].out)] == [1]
+    assert json.loads((out / "config.json").read_text())["epochs"] == 1
+    assert not list(out.glob(".*"))
 
 
 EVERY_AUGMENTATION = {"mixup": 0.2, "cutmix": 1.0, "random_erasing": 0.5, "auto_augment": "trivial"}
