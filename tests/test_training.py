@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from itertools import pairwise
 
 import numpy as np
@@ -304,7 +305,7 @@ def test_resume_refuses_other_settings_and_names_them(trained, colours):
 
 
 def test_resume_without_a_run_says_so(colours, tmp_path):
-    with pytest.raises(ConfigError, match="no run to resume"):
+    with pytest.raises(ConfigError, match=r"no run to resume: there is no .*nothing.config\.json; train without"):
         resnetv2.train(colours, out=tmp_path / "nothing", resume=True)
 
 
@@ -479,10 +480,43 @@ def test_a_log_shorter_than_the_checkpoint_says_is_told_and_not_padded(colours, 
     assert (out / "metrics.jsonl").read_bytes() == b""
 
 
+@pytest.mark.parametrize("is_finished", [True, False])
+@pytest.mark.parametrize(
+    ("damage", "epochs"),  # that are left: of a run that goes on, of a finished one
+    [(lambda log: log[:-20], ([2], [1])), (lambda log: b"\0" * 40 + log[40:], ([2], [2]))],
+    ids=["cut", "zeros"],
+)
+def test_a_torn_log_is_told_and_no_line_is_written_behind_half_of_one(
+    colours, tmp_path, capsys, damage, epochs, is_finished
+):
+    out, stop = tmp_path / "run", [] if is_finished else [None]
+    options = {"set": {**TINY, "save_minutes": 0}, **SETTINGS, "epochs": 2}
+    with pytest.MonkeyPatch.context() as patch:
+        finish = Run.finish_epoch
+
+        def stopped(self):
+            line = finish(self)
+            if stop:
+                os.kill(os.getpid(), signal.SIGINT)
+            return line
+
+        patch.setattr(Run, "finish_epoch", stopped)
+        with pytest.raises(Interrupted) if stop else nullcontext():
+            resnetv2.train(colours, out=out, **options)
+    log = (out / "metrics.jsonl").read_bytes()
+    assert log.count(b"\n") == (2 if is_finished else 1)
+    (out / "metrics.jsonl").write_bytes(damage(log))
+    capsys.readouterr()
+    resnetv2.train(colours, out=out, resume=True)
+    assert "warning: metrics.jsonl is" in capsys.readouterr().err
+    lines = [line for line in (out / "metrics.jsonl").read_bytes().splitlines() if b"\0" not in line]
+    assert [json.loads(line)["epoch"] for line in lines] == epochs[is_finished]
+
+
 @pytest.mark.parametrize("text", ["[]", "5", "\ufeff{", "[" * 5000, '{"epochs": 0}'])
 def test_a_damaged_config_of_a_run_is_one_clear_error(colours, tmp_path, text):
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=r"config\.json is damaged, .*train without --resume and with another --out"):
         resnetv2.train(colours, out=tmp_path, resume=True)
 
 

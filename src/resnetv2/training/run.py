@@ -264,11 +264,17 @@ def _resume(claim: ExitStack, data: Path, out: Path, settings: Mapping[str, Any]
 
 def _read_config(out: Path, settings: Mapping[str, Any]) -> tuple[TrainConfig, list[str]]:
     """Return the config of the run in ``out`` with settings that were given, and which of these it cannot take."""
+    path = out / "config.json"
     try:
-        saved = {**json.loads((out / "config.json").read_text(encoding="utf-8"))}
+        saved = {**json.loads(path.read_text(encoding="utf-8"))}
+        was = TrainConfig.from_dict(saved).to_dict()
+    except FileNotFoundError as error:
+        raise ConfigError(f"{out} holds no run to resume: there is no {path}; train without --resume") from error
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{out} holds no run to resume: {error}") from error
-    was = TrainConfig.from_dict(saved).to_dict()
+        raise ConfigError(
+            f"{path} is damaged, and without it no run can be resumed: bring it back, or train without --resume and "
+            f"with another --out ({error})"
+        ) from error
     config = TrainConfig.from_dict({**saved, **settings})
     now = config.to_dict()
     changed = [
