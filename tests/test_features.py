@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -156,6 +157,54 @@ def test_renamed_folders_other_splits_other_labels_and_packed_pictures_find_what
     found, session = of(packed)
     assert session.seen == 0
     np.testing.assert_array_equal(found.array().reshape(23, 8, 8, 3), SIZE.decode(packed.paths))
+
+
+def test_who_waited_for_another_process_with_the_same_pictures_computes_nothing(samples, monkeypatch):
+    expected, locked = [], features.locked
+
+    @contextmanager
+    def beaten(path):  # another process was first, and has just released the lock
+        monkeypatch.setattr(features, "locked", locked)
+        expected.append(of(samples)[0].array())
+        with locked(path):
+            yield
+
+    monkeypatch.setattr(features, "locked", beaten)
+    found, session = of(samples)
+    assert session.seen == found.computed == 0
+    np.testing.assert_array_equal(found.array(), expected[0])
+
+
+def flip(path, place):
+    """Flip a bit of the byte at ``place``."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"000000.keys.npy": 128},  # a row's key: the first half, by which it is looked for
+        {"000000.keys.npy": 137},  # the second half
+        {"000000.keys.npy": 144, "000001.rows.npy": -1},  # a checksum, and a row
+        {"000000.rows.npy": 128, "000001.rows.npy": 5000, "000002.rows.npy": 70},  # rows and a header
+    ],
+)
+def test_damaged_features_are_computed_again_at_once_and_take_no_more_room(samples, capsys, monkeypatch, damage):
+    monkeypatch.setattr(features, "_SEGMENT_ROWS", 8)
+    expected = of(samples, batch_size=4)[0].array()
+    (shelf,) = (features.cache_path("features")).glob("[!.]*/")
+    sizes = sorted(path.stat().st_size for path in shelf.iterdir())
+    for name, place in damage.items():
+        flip(shelf / name, place)
+    found, session = of(samples, batch_size=4)
+    assert session.seen == sum({"000000": 8, "000001": 8, "000002": 5}[name[:6]] for name in damage)
+    np.testing.assert_array_equal(found.array(), expected)
+    assert f"warning: {len(damage)} damaged files of kept features" in capsys.readouterr().err
+    assert sorted(path.stat().st_size for path in shelf.iterdir()) == sizes
+    assert of(samples)[1].seen == 0
+    assert capsys.readouterr().err == ""
 
 
 def test_another_view_is_computed_alone(samples):

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from browser import CHROMIUM, browse, click_heads
 from huggingface_hub import ModelCard
+from pictures import noise, write_picture
 from runs import SETTINGS, TINY, command, write_colours
 from test_sheet import Page
 
 import resnetv2
-from resnetv2.training import report
+from resnetv2.training import frozen, report
 from resnetv2.training.curves import draw_run
 
 OPTIONS = {**TINY, "track": "none"}
@@ -94,6 +95,31 @@ def test_what_a_probe_knows_is_not_computed_again_for_its_report(place, tmp_path
     options = {"recipe": "probe", "image_size": 32, "device": "cpu", "weights": place / "run" / "best.safetensors"}
     run = resnetv2.train(place / "colours", out=tmp_path / "run", **options)
     assert "12 pictures of the test split" in words_of(run.out)
+
+
+@pytest.mark.parametrize("full", ["budget", "disk"])
+def test_where_there_is_no_room_for_the_test_split_s_features_it_is_measured_without_them(
+    place, tmp_path, monkeypatch, capsys, full
+):
+    monkeypatch.setenv("RESNETV2_CACHE", str(tmp_path / "cache"))
+    for i in range(40):  # more pictures than are trained on
+        write_picture(tmp_path / "colours" / "test" / "red" / f"more{i}.png", noise(24, 24, i))
+    shutil.copytree(place / "colours", tmp_path / "colours", dirs_exist_ok=True)
+    options = {"recipe": "probe", "image_size": 32, "device": "cpu", "weights": place / "run" / "best.safetensors"}
+    if full == "budget":  # 128 numbers of four bytes for each of 30 pictures that are trained on; 52 are tested
+        options["set"] = {"features_gb": 40 * 128 * 4 / 1e9}
+    else:
+        look = frozen.Frozen.look
+
+        def refuse_test(self, split, layer):
+            if split == "test":
+                monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 5, 5))
+            return look(self, split, layer)
+
+        monkeypatch.setattr(frozen.Frozen, "look", refuse_test)
+    run = resnetv2.train(tmp_path / "colours", out=tmp_path / "run", **options)
+    assert "52 pictures of the test split" in words_of(run.out)
+    assert "was not written" not in capsys.readouterr().err
 
 
 def test_every_command_in_the_report_works_where_the_run_was_started(place):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from itertools import pairwise
 
 import numpy as np
@@ -17,7 +18,7 @@ import pytest
 import torch
 from pictures import noise, write_picture
 from PIL import Image
-from runs import COLOURS, SETTINGS, TINY, write_colours
+from runs import COLOURS, SETTINGS, TINY, command, write_colours
 from torch.nn import functional as F
 
 import resnetv2
@@ -25,6 +26,7 @@ from resnetv2.data.decoding import Decoder
 from resnetv2.data.index import read_index
 from resnetv2.errors import ConfigError, DataError, Error, Interrupted
 from resnetv2.recipes import TrainConfig
+from resnetv2.training import run
 from resnetv2.training.average import MovingAverage
 from resnetv2.training.checkpoint import list_checkpoints
 from resnetv2.training.loop import Run, learning_rate
@@ -144,19 +146,69 @@ def test_a_signal_finishes_the_step_saves_and_resume_gives_the_bits_of_an_uninte
     same_files(trained.out, out)
 
 
-def test_a_run_killed_with_sigkill_resumes_to_the_bits_of_an_uninterrupted_run(trained, colours, tmp_path):
-    out = tmp_path / "run"
+def begin(colours, out):
+    """Start the run ``trained`` in a process of its own, and return that once a checkpoint is there."""
     words = [sys.executable, "-m", "resnetv2", "train", str(colours), "--out", str(out)]
-    first = [*words, *(f"--{k.replace('_', '-')}={v}" for k, v in SETTINGS.items())]
-    first += ["--set=model.width_factor=0.25", "--set=hflip=0.5", "--set=workers=2", "--set=save_minutes=0"]
-    process = subprocess.Popen(first, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    words += [f"--{k.replace('_', '-')}={v}" for k, v in SETTINGS.items()]
+    words += ["--set=model.width_factor=0.25", "--set=hflip=0.5", "--set=workers=2", "--set=save_minutes=0"]
+    process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list_checkpoints(out / "checkpoints") and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
+    return process
+
+
+def test_a_run_killed_with_sigkill_resumes_to_the_bits_of_an_uninterrupted_run(trained, colours, tmp_path):
+    out = tmp_path / "run"
+    process = begin(colours, out)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    subprocess.run([*words, "--resume"], check=True, capture_output=True, timeout=120)
+    assert command("train", colours, "--out", out, "--resume").returncode == 0
     same_files(trained.out, out)
+
+
+def test_a_second_training_in_one_folder_is_refused_and_one_that_was_killed_is_not_in_the_way(
+    trained, colours, tmp_path
+):
+    def state():
+        return {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name != ".lock"}
+
+    out = tmp_path / "run"
+    process = begin(colours, out)
+    process.send_signal(signal.SIGSTOP)
+    try:
+        before = state()
+        with pytest.raises(ConfigError, match=f"another process trains in {out}: wait"):
+            resnetv2.train(colours, out=out, set=TINY, **SETTINGS)
+        second = command("train", colours, "--out", out, "--resume")
+        assert second.returncode == 2
+        assert f"another process trains in {out}: wait" in " ".join(second.stderr.split())
+        assert state() == before
+    finally:
+        process.kill()
+        process.wait()
+    assert (out / ".lock").exists()
+    with pytest.raises(ConfigError, match="already holds a run"):
+        resnetv2.train(colours, out=out, set=TINY, **SETTINGS)
+    resnetv2.train(colours, out=out, resume=True)
+    same_files(trained.out, out)
+    assert not list(out.glob(".*"))
+
+
+def test_of_two_that_begin_at_once_in_one_folder_one_trains_and_leaves_no_lock(colours, tmp_path, monkeypatch):
+    out, make_run, first = tmp_path / "run", run.make_run, []
+
+    def overtaken(*words):
+        monkeypatch.setattr(run, "make_run", make_run)
+        first.append(resnetv2.train(colours, out=out, set=TINY, **{**SETTINGS, "epochs": 1}))
+        return make_run(*words)
+
+    monkeypatch.setattr(run, "make_run", overtaken)
+    with pytest.raises(ConfigError, match="already holds a run"):
+        resnetv2.train(colours, out=out, set=TINY, **{**SETTINGS, "epochs": 2})
+    assert [line["epoch"] for line in read_log(first[0].out)] == [1]
+    assert json.loads((out / "config.json").read_text())["epochs"] == 1
+    assert not list(out.glob(".*"))
 
 
 EVERY_AUGMENTATION = {"mixup": 0.2, "cutmix": 1.0, "random_erasing": 0.5, "auto_augment": "trivial"}
@@ -253,7 +305,7 @@ def test_resume_refuses_other_settings_and_names_them(trained, colours):
 
 
 def test_resume_without_a_run_says_so(colours, tmp_path):
-    with pytest.raises(ConfigError, match="no run to resume"):
+    with pytest.raises(ConfigError, match=r"no run to resume: there is no .*nothing.config\.json; train without"):
         resnetv2.train(colours, out=tmp_path / "nothing", resume=True)
 
 
@@ -428,10 +480,43 @@ def test_a_log_shorter_than_the_checkpoint_says_is_told_and_not_padded(colours, 
     assert (out / "metrics.jsonl").read_bytes() == b""
 
 
+@pytest.mark.parametrize("is_finished", [True, False])
+@pytest.mark.parametrize(
+    ("damage", "epochs"),  # that are left: of a run that goes on, of a finished one
+    [(lambda log: log[:-20], ([2], [1])), (lambda log: b"\0" * 40 + log[40:], ([2], [2]))],
+    ids=["cut", "zeros"],
+)
+def test_a_torn_log_is_told_and_no_line_is_written_behind_half_of_one(
+    colours, tmp_path, capsys, damage, epochs, is_finished
+):
+    out, stop = tmp_path / "run", [] if is_finished else [None]
+    options = {"set": {**TINY, "save_minutes": 0}, **SETTINGS, "epochs": 2}
+    with pytest.MonkeyPatch.context() as patch:
+        finish = Run.finish_epoch
+
+        def stopped(self):
+            line = finish(self)
+            if stop:
+                os.kill(os.getpid(), signal.SIGINT)
+            return line
+
+        patch.setattr(Run, "finish_epoch", stopped)
+        with pytest.raises(Interrupted) if stop else nullcontext():
+            resnetv2.train(colours, out=out, **options)
+    log = (out / "metrics.jsonl").read_bytes()
+    assert log.count(b"\n") == (2 if is_finished else 1)
+    (out / "metrics.jsonl").write_bytes(damage(log))
+    capsys.readouterr()
+    resnetv2.train(colours, out=out, resume=True)
+    assert "warning: metrics.jsonl is" in capsys.readouterr().err
+    lines = [line for line in (out / "metrics.jsonl").read_bytes().splitlines() if b"\0" not in line]
+    assert [json.loads(line)["epoch"] for line in lines] == epochs[is_finished]
+
+
 @pytest.mark.parametrize("text", ["[]", "5", "\ufeff{", "[" * 5000, '{"epochs": 0}'])
 def test_a_damaged_config_of_a_run_is_one_clear_error(colours, tmp_path, text):
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
-    with pytest.raises(ConfigError):
+    with pytest.raises(ConfigError, match=r"config\.json is damaged, .*train without --resume and with another --out"):
         resnetv2.train(colours, out=tmp_path, resume=True)
 
 

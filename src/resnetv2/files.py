@@ -54,7 +54,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise Error(f"{path} exists and is not an empty folder: choose another name")
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _alone(path):
+        lock = path.with_name(f".{path.name}.resnetv2.lock")
+        with hold(lock, Error(f"another process is writing {path}")):
             try:
                 if temporary.exists():
                     shutil.rmtree(temporary)
@@ -72,20 +73,31 @@ def new_folder(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """Keep other processes from writing ``path``."""
+def hold(path: Path, refusal: Error) -> Iterator[None]:
+    """Hold the lock file ``path`` within the block, and remove it after that.
+
+    The lock is the system's: that of a killed process is free, though its file is left.
+
+    Args:
+        path: in a folder that is there.
+        refusal: what is raised where another process holds it.
+
+    Raises:
+        OSError: the file cannot be made.
+        NotImplementedError: the file system knows no locks.
+    """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(path.with_name(f".{path.name}.resnetv2.lock"), timeout=0)
+    lock = FileLock(path, timeout=0)
     try:
         lock.acquire()
     except Timeout as error:
-        raise Error(f"another process is writing {path}") from error
+        raise refusal from error
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            Path(lock.lock_file).unlink()
+            path.unlink()
         lock.release()
 
 

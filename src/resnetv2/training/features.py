@@ -24,7 +24,7 @@ from PIL import Image
 
 from resnetv2.cache import VARIABLE, cache_path, locked
 from resnetv2.config import ResNetV2Config
-from resnetv2.console import Counter
+from resnetv2.console import Counter, talk
 from resnetv2.data.augment import Augment, resize_box
 from resnetv2.data.index import Samples
 from resnetv2.data.shards import Member
@@ -32,7 +32,7 @@ from resnetv2.errors import ConfigError, DataError, Error, ModelFileError
 from resnetv2.preprocess import Preprocessing, Readable, open_picture
 from resnetv2.training.shelf import Rows, Shelf, make_room
 
-VERSION = 1  # of what rows mean
+VERSION = 2  # of what rows mean and how they lie
 BUDGET = 10 * 2**30  # bytes
 _SEGMENT_ROWS, _SEGMENT_BYTES = 512, 2**26  # of which the first is reached first; what a kill can cost at most
 _AHEAD_BYTES = 2**28  # of decoded pictures waiting for the network
@@ -133,7 +133,7 @@ class Features:
         """Read a view of each of some pictures, both int (n,), as (n, …).
 
         Raises:
-            Error: the cache is damaged; the message names the file to delete.
+            Error: the cache was damaged meanwhile; the message names the file.
         """
         return self._rows.take(np.asarray(views) * len(self) + pictures)
 
@@ -228,16 +228,27 @@ def cached_features(
     shelf = Shelf(cache_path("features", name), LAYERS[layer].dtype)
     keys = _keys(digests, views)
     rows, computed = shelf.find(keys), 0
-    if not rows.known.all():
+    if not rows.known.all() or rows.damaged():
         with locked(shelf.folder):
-            shelf.clear()
-            rows = shelf.find(keys)  # another process may have been at it
-            jobs = _Jobs(samples, digests, preprocessing, views, workers or min(os.cpu_count() or 1, 8), batch_size)
-            computed = _fill(shelf, keys, rows, jobs, session, LAYERS[layer], budget, progress)
-            rows = shelf.find(keys)
+            rows = _find_whole(shelf, keys)  # another process may have been at it
+            if not rows.known.all():
+                jobs = _Jobs(samples, digests, preprocessing, views, workers or min(os.cpu_count() or 1, 8), batch_size)
+                computed = _fill(shelf, keys, rows, jobs, session, LAYERS[layer], budget, progress)
+                rows = shelf.find(keys)
     if not rows.known.all():
         raise Error(f"another process took the room of features in {shelf.folder.parent}: raise the budget of both")
     return Features(rows, len(views), computed)
+
+
+def _find_whole(shelf: Shelf, keys: np.ndarray) -> Rows:
+    """Return where the rows of keys are, after everything damaged was removed and said; for who holds the lock."""
+    damaged = shelf.clear(shelf.find(keys).damaged())
+    if damaged:
+        talk().print(
+            f"warning: {damaged} damaged files of kept features in {shelf.folder}: they are computed again",
+            soft_wrap=True,
+        )
+    return shelf.find(keys)
 
 
 def _keys(digests: np.ndarray, views: Sequence[FixedView]) -> np.ndarray:

@@ -27,7 +27,7 @@ from resnetv2.console import counting
 from resnetv2.data.augment import Augment
 from resnetv2.data.index import Index, Samples
 from resnetv2.data.load import Batch
-from resnetv2.errors import ConfigError
+from resnetv2.errors import ConfigError, Error
 from resnetv2.model import ResNetV2
 from resnetv2.preprocess import Preprocessing
 from resnetv2.recipes import TrainConfig
@@ -175,9 +175,12 @@ class ProbeRun(Run):
         return Outcome(min(probe.losses), answers, self.objective.targets(batch.labels))
 
     @torch.inference_mode()
-    def known_answers(self, split: str) -> np.ndarray:
-        """Return what the head makes of the features of a split."""
-        features = torch.from_numpy(self.frozen.look(split, "pooled").array()[0])
+    def known_answers(self, split: str) -> np.ndarray | None:
+        """Return what the head makes of the features of a split, None where these cannot be kept."""
+        try:
+            features = torch.from_numpy(self.frozen.look(split, "pooled").array()[0])
+        except Error:  # no room for them: the report measures as ``evaluate`` does, which tells of pictures, too
+            return None
         return self.objective.answers(self.model(features.to(self.device)))
 
     def rate(self, step: int) -> float:  # noqa: ARG002

@@ -37,7 +37,7 @@ from resnetv2.training.distributed import World
 from resnetv2.training.mix import Mix
 from resnetv2.training.objective import Objective
 from resnetv2.training.optimizers import MOMENTS, StartingPoint, make_optimizer
-from resnetv2.training.plots import write_plots
+from resnetv2.training.plots import parse_line, write_plots
 from resnetv2.training.samples import golden_pictures
 from resnetv2.training.schedules import image_size_at, rate_at
 from resnetv2.training.speed import Speed, Stopwatch
@@ -174,10 +174,19 @@ class Run:
             self.progress = restore(header, tensors, self.state, self.data)
         if not self.world.is_first:
             return
-        with (self.out / "metrics.jsonl").open("ab") as file:
-            if file.tell() < self.progress.metrics_bytes:
+        self.cut_log()
+
+    def cut_log(self) -> None:
+        """Cut the log to what the checkpoint knows, and to whole lines; say what of it is lost."""
+        with (self.out / "metrics.jsonl").open("a+b") as file:
+            file.seek(0)
+            log = file.read(self.progress.metrics_bytes)
+            whole = log[: log.rfind(b"\n") + 1]
+            if len(log) < self.progress.metrics_bytes:
                 talk().print("warning: metrics.jsonl is shorter than the checkpoint says; some lines are lost")
-            file.truncate(min(file.tell(), self.progress.metrics_bytes))
+            elif whole != log or not all(parse_line(line) for line in whole.decode(errors="replace").splitlines()):
+                talk().print("warning: metrics.jsonl is damaged; some lines are lost")
+            file.truncate(len(whole))
 
     def save(self) -> None:
         """Write a checkpoint; all processes have the same state, and one writes it."""

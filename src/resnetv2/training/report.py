@@ -19,7 +19,8 @@ from resnetv2.diagnosis import FOLDS, find_suspects
 from resnetv2.evaluation.answers import Pictures
 from resnetv2.evaluation.mistakes import Shown, show_labels
 from resnetv2.evaluation.page import model_facts, next_commands, page_values
-from resnetv2.evaluation.run import heat_of, make_report, measure
+from resnetv2.evaluation.run import make_report, measure
+from resnetv2.explanation import quick_map, stretch
 from resnetv2.inference import Classifier, softmax
 from resnetv2.pages.render import render_page
 from resnetv2.training.card import make_card, write_card
@@ -110,11 +111,10 @@ def measure_held_out(record: Record, index: Index, device: str, known: Known) ->
 
 def _heat(file: ModelFile, device: str) -> Callable[[np.ndarray, int], np.ndarray]:
     """Return what shows where the network sees a class; PyTorch's session is opened for the first mistake."""
-    open_once = cache(lambda: heat_of(Classifier.from_file(file, device, "torch")))
+    open_once = cache(lambda: Classifier.from_file(file, device, "torch"))
 
     def heat(pixels: np.ndarray, number: int) -> np.ndarray:
-        found = open_once()
-        return np.zeros(pixels.shape[:2], np.float32) if found is None else found(pixels, number)
+        return stretch(quick_map(open_once(), pixels, number), len(pixels))
 
     return heat
 

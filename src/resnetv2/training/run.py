@@ -6,8 +6,8 @@ import json
 import os
 import platform
 import time
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from resnetv2.data.index import Index, read_index, read_saved_index, refuse_insi
 from resnetv2.data.load import Loader
 from resnetv2.data.manifest import shorten
 from resnetv2.errors import ConfigError, DataError, Error
-from resnetv2.files import require_space, write_json
+from resnetv2.files import hold, require_space, write_json
 from resnetv2.kernels.memory import reuse_memory
 from resnetv2.recipes import TrainConfig
 from resnetv2.runtime.pytorch import Normalize, build_model, choose_device, choose_resize, place
@@ -40,7 +40,8 @@ _LEFT_OUT = 20  # unreadable pictures told one by one; check.json has them all
 # Settings a resumed run may change: where it runs, not what it does.
 MOVABLE = ("device", "workers", "worker_type", "cache_mb", "features_gb", "save_minutes", "peer_timeout_s", "track")
 ALONE = ("probe", "lp-ft")  # recipes that several processes cannot share
-DESCRIPTION = {"index.csv", "environment.json", "check.json"}  # what a run that never began may have left
+LOCK = ".lock"  # in the run's folder, while a process trains in it
+DESCRIPTION = {"index.csv", "environment.json", "check.json", LOCK}  # what a run that never began may have left
 
 
 @dataclass(frozen=True)
@@ -126,8 +127,19 @@ def train(
     }
     settings = {**(set or {}), **{key: value for key, value in named.items() if value is not None}}
     data, out = Path(data), Path(out)
+    with ExitStack() as claim:
+        run = _fit(claim, data, out, settings, time_budget, resume)
+        if run.world.is_first:
+            report_run(out, run.index, data, str(run.device), run.known_answers)
+    return _result(run)
+
+
+def _fit(
+    claim: ExitStack, data: Path, out: Path, settings: Mapping[str, Any], time_budget: float | None, resume: bool
+) -> Run:
+    """Return the run after its last epoch; ``claim`` then holds its folder."""
     try:
-        run = _open(data, out, settings, time_budget, resume)
+        run = _open(claim, data, out, settings, time_budget, resume)
         with reuse_memory() if run.config.memory == "saved" else nullcontext():
             run.fit()
     except torch.OutOfMemoryError as error:
@@ -135,12 +147,12 @@ def train(
             "the device is out of memory: choose a smaller --batch-size, or --set grad_accum_steps=2, or "
             "--set memory=recompute"
         ) from error
-    if run.world.is_first:
-        report_run(out, run.index, data, str(run.device), run.known_answers)
-    return _result(run)
+    return run
 
 
-def _open(data: Path, out: Path, settings: Mapping[str, Any], time_budget: float | None, resume: bool) -> Run:
+def _open(
+    claim: ExitStack, data: Path, out: Path, settings: Mapping[str, Any], time_budget: float | None, resume: bool
+) -> Run:
     """Return the run: of several processes, the first one begins or resumes it, and the others read what it wrote.
 
     Processes that ``torchrun`` started again go on with their run by themselves.
@@ -149,8 +161,8 @@ def _open(data: Path, out: Path, settings: Mapping[str, Any], time_budget: float
 
     def lead() -> Run:
         if resume or (world.restarts > 0 and (out / "config.json").exists()):
-            return _resume(data, out, settings, world)
-        return _begin(data, out, settings, time_budget, world)
+            return _resume(claim, data, out, settings, world)
+        return _begin(claim, data, out, settings, time_budget, world)
 
     run = world.lead(lead)
     if run is None:
@@ -161,10 +173,39 @@ def _open(data: Path, out: Path, settings: Mapping[str, Any], time_budget: float
     return run
 
 
-def _begin(data: Path, out: Path, settings: Mapping[str, Any], time_budget: float | None, world: World) -> Run:
-    """Return a new run, after everything that can be checked was, with its description written."""
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep other processes from training in ``out`` within the block, where the file system knows locks.
+
+    Raises:
+        ConfigError: one does.
+        Error: the folder cannot be written.
+    """
+    refusal = ConfigError(f"another process trains in {out}: wait until it is done, or choose another --out")
+    with ExitStack() as lock:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            lock.enter_context(hold(out / LOCK, refusal))
+        except NotImplementedError:
+            pass
+        except OSError as error:
+            raise Error(f"cannot write to {out}: {error.strerror or error}") from error
+        yield
+
+
+def _refuse_begun(out: Path) -> None:
     if (out / "config.json").exists():
         raise ConfigError(f"{out} already holds a run: continue it with --resume, or choose another --out")
+
+
+def _begin(
+    claim: ExitStack, data: Path, out: Path, settings: Mapping[str, Any], time_budget: float | None, world: World
+) -> Run:
+    """Return a new run, after everything that can be checked was, with its description written."""
+    if (out / LOCK).exists():
+        with _alone(out):  # else whoever trains in it has gone
+            pass
+    _refuse_begun(out)
     if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - DESCRIPTION):
         raise ConfigError(f"{out} exists and is not an empty folder: choose another --out")
     refuse_inside(out, data)
@@ -176,6 +217,8 @@ def _begin(data: Path, out: Path, settings: Mapping[str, Any], time_budget: floa
     describe(report)
     run = make_run(config, index, out, start, world)
     require_space(out, run.needed_bytes())
+    claim.enter_context(_alone(out))
+    _refuse_begun(out)  # by another process meanwhile
     index.write_csv(out / "index.csv")
     write_json(out / "check.json", report.to_dict())
     write_json(
@@ -203,11 +246,12 @@ def prepare(
     return _plan(settings, index, report, start, time_budget), index, report, start
 
 
-def _resume(data: Path, out: Path, settings: Mapping[str, Any], world: World) -> Run:
+def _resume(claim: ExitStack, data: Path, out: Path, settings: Mapping[str, Any], world: World) -> Run:
     """Return the run in ``out`` where it was; settings that were given must be its own, save MOVABLE."""
     config, changed = _read_config(out, settings)
     if changed:
         raise ConfigError("\n  ".join(["a resumed run keeps its settings; these differ", *changed]))
+    claim.enter_context(_alone(out))
     index = read_saved_index(out / "index.csv", data, config.task)
     now_there, _ = _check(
         index, data, "error", fixed=True
@@ -220,11 +264,17 @@ def _resume(data: Path, out: Path, settings: Mapping[str, Any], world: World) ->
 
 def _read_config(out: Path, settings: Mapping[str, Any]) -> tuple[TrainConfig, list[str]]:
     """Return the config of the run in ``out`` with settings that were given, and which of these it cannot take."""
+    path = out / "config.json"
     try:
-        saved = {**json.loads((out / "config.json").read_text(encoding="utf-8"))}
+        saved = {**json.loads(path.read_text(encoding="utf-8"))}
+        was = TrainConfig.from_dict(saved).to_dict()
+    except FileNotFoundError as error:
+        raise ConfigError(f"{out} holds no run to resume: there is no {path}; train without --resume") from error
     except (OSError, ValueError, TypeError, RecursionError) as error:
-        raise ConfigError(f"{out} holds no run to resume: {error}") from error
-    was = TrainConfig.from_dict(saved).to_dict()
+        raise ConfigError(
+            f"{path} is damaged, and without it no run can be resumed: bring it back, or train without --resume and "
+            f"with another --out ({error})"
+        ) from error
     config = TrainConfig.from_dict({**saved, **settings})
     now = config.to_dict()
     changed = [

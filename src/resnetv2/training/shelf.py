@@ -1,7 +1,9 @@
 """Arrays by key in the user's cache, in files that are whole or not there: rows of one shape, memory-mapped.
 
 A segment is two ``.npy`` files: the rows, and then the keys with each row's CRC-32, without which nobody looks at the
-rows. Whoever writes holds the folder's lock (``cache.locked``); reading needs none.
+rows. A last entry of the keys holds the CRC-32 of all others and of the rows' type and shape, so that a file of either
+kind that was cut or changed is known for it. Whoever writes holds the folder's lock (``cache.locked``); reading needs
+none.
 """
 
 from __future__ import annotations
@@ -9,8 +11,10 @@ from __future__ import annotations
 import contextlib
 import os
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import NamedTuple
 
 import numpy as np
@@ -20,6 +24,8 @@ from resnetv2.files import replace_file
 
 _ENTRY = np.dtype([("key", "u8", 2), ("crc", "u4")])
 _KEYS, _ROWS = ".keys.npy", ".rows.npy"
+_UNREADABLE = (OSError, ValueError, EOFError, MemoryError, TypeError, SyntaxError, TokenError)  # NumPy's, of any bytes
+_CHECKED_BYTES = 2**26  # of rows that are read at once
 
 
 class Segment(NamedTuple):
@@ -28,6 +34,12 @@ class Segment(NamedTuple):
     keys: Path
     entries: np.ndarray  # _ENTRY (n,)
     rows: np.ndarray  # (n, …)
+
+    def holds(self, places: np.ndarray) -> bool:
+        """Return whether rows, int (n,), are what was written."""
+        step = max(1, _CHECKED_BYTES // max(1, self.rows[0].nbytes))
+        parts = (places[low : low + step] for low in range(0, len(places), step))
+        return all(_crcs(self.rows[part]) == self.entries["crc"][part].tolist() for part in parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +70,17 @@ class Rows:
             out[here] = segment.rows[places[here]]
             crc = segment.entries["crc"][places[here]].tolist()
             if any(zlib.crc32(out[i].data) != expected for i, expected in zip(here, crc, strict=True)):
-                raise Error(f"{segment.keys} is damaged: delete it and run again; its rows are then made anew")
+                raise Error(f"the rows of {segment.keys} are damaged: run again; they are then made anew")
         return out
+
+    def damaged(self) -> list[Path]:
+        """Return the key files of segments of which a row is no longer what was written; all rows are read."""
+        used = np.unique(self.files[self.known]).tolist()
+        return [
+            self.segments[file].keys
+            for file in used
+            if not self.segments[file].holds(np.unique(self.places[self.files == file]))
+        ]
 
 
 class Shelf:
@@ -98,21 +119,35 @@ class Shelf:
         Raises:
             Error: the file system refused; what was there is as it was.
         """
-        entries = np.empty(len(keys), _ENTRY)
-        entries["key"] = keys
-        entries["crc"] = [zlib.crc32(np.ascontiguousarray(row).data) for row in rows]
+        entries = np.zeros(len(keys) + 1, _ENTRY)
+        entries["key"][:-1] = keys
+        entries["crc"][:-1] = _crcs(rows)
+        entries["crc"][-1] = _seal(entries[:-1], rows)
         numbers = [int(path.name.partition(".")[0]) for path in self.folder.glob("[0-9]*.npy")]
         stem = f"{max(numbers, default=-1) + 1:06d}"
         for ending, array in ((_ROWS, rows), (_KEYS, entries)):
             with replace_file(self.folder / (stem + ending)) as temporary, temporary.open("wb") as file:
                 np.save(file, array, allow_pickle=False)
 
-    def clear(self) -> None:
-        """Remove what a killed writer left; for who holds the lock."""
+    def clear(self, damaged: Sequence[Path] = ()) -> int:
+        """Remove what a killed writer left, and damaged segments; for who holds the lock.
+
+        Args:
+            damaged: key files of segments whose rows are; those that cannot be read are found here.
+
+        Returns:
+            How many segments were damaged.
+        """
+        whole = {segment.keys for segment in self._read()} - set(damaged)
+        spoilt = [path for path in self.folder.glob(f"*{_KEYS}") if path not in whole]
+        for path in spoilt:
+            with contextlib.suppress(OSError):  # Windows keeps what another process has mapped
+                path.unlink()
         for left in (*self.folder.glob(".*.tmp"), *self.folder.glob(f"*{_ROWS}")):
             if not left.with_name(left.name.replace(_ROWS, _KEYS)).exists() or left.suffix == ".tmp":
                 with contextlib.suppress(OSError):
                     left.unlink()
+        return len(spoilt)
 
     def _read(self) -> list[Segment]:
         segments: list[Segment] = []
@@ -120,12 +155,21 @@ class Shelf:
             try:
                 entries = np.load(path)
                 rows = np.load(path.with_name(path.name.replace(_KEYS, _ROWS)), mmap_mode="r")
-            except (OSError, ValueError, EOFError):  # gone meanwhile, or damaged: it is made again
+            except _UNREADABLE:  # gone meanwhile, or damaged: it is made again
                 continue
-            fits = entries.dtype == _ENTRY and entries.shape == rows.shape[:1] and rows.dtype == self.dtype
-            if fits and len(rows) and (not segments or segments[0].rows.shape[1:] == rows.shape[1:]):
-                segments.append(Segment(path, entries, rows))
+            fits = entries.dtype == _ENTRY and entries.shape == (len(rows) + 1,) and rows.dtype == self.dtype
+            if fits and len(rows) and entries["crc"][-1] == _seal(entries[:-1], rows):
+                segments.append(Segment(path, entries[:-1], rows))
         return segments
+
+
+def _crcs(rows: np.ndarray) -> list[int]:
+    return [zlib.crc32(np.ascontiguousarray(row).data) for row in rows]
+
+
+def _seal(entries: np.ndarray, rows: np.ndarray) -> int:
+    """Return the CRC-32 of entries, _ENTRY (n,), and of how their rows lie."""
+    return zlib.crc32(f"{rows.dtype.str} {rows.shape}".encode() + entries.tobytes())
 
 
 def make_room(root: Path, need: int, budget: int, used: Rows) -> None:
