@@ -19,7 +19,7 @@ from resnetv2.data.index import Samples, find_unlabelled, refuse_inside
 from resnetv2.data.load import Loader
 from resnetv2.errors import ConfigError, DataError, Error, MissingExtra, ModelFileError, unknown
 from resnetv2.evaluation.answers import find_pictures
-from resnetv2.files import rename_durably
+from resnetv2.files import rename_durably, require_space
 from resnetv2.inference import GOLDEN_TOLERANCE, Classifier, compare_golden, read_model, same_labels, softmax
 from resnetv2.repository.folder import SOURCES, from_pretrained, save_pretrained
 from resnetv2.runtime.artefact import RUNTIMES, Artefact, read_artefact, write_artefact
@@ -105,6 +105,7 @@ def export(
         if data is not None:
             refuse_inside(out, Path(data))
     file = _read_source(model, int8)
+    require_space(out.parent, _least_bytes(file, int8))
     pictures, check_on = _find(file, str(model), calibrate, check, split)
     save = _WRITERS[to](file, pictures)
     try:
@@ -131,6 +132,7 @@ def _export_folder(file: ModelFile, model: str | Path, to: str, out: Path) -> Ex
         classifier = from_pretrained(save_pretrained(model, Path(temporary, "folder"), to=to), device="cpu")
         answers = classifier.logits(file.golden.pictures)
     found = _compare(answers, file.golden.logits, file.header.task, lambda i: f"golden sample {i}")
+    require_space(out.parent, _least_bytes(file, int8=False))
     return Exported(out=save_pretrained(model, out, to=to), to=to, precision="float32", report={"golden": found})
 
 
@@ -160,6 +162,11 @@ def _parts(path: Path) -> list[Path]:
 
 def _size(path: Path) -> int:
     return sum(part.stat().st_size for part in _parts(path))
+
+
+def _least_bytes(file: ModelFile, int8: bool) -> int:
+    """Return what an artefact's weights alone take."""
+    return sum(value.nbytes for value in file.weights.values()) // (4 if int8 else 1)
 
 
 def _read_source(model: str | Path, int8: bool) -> ModelFile:
@@ -402,7 +409,12 @@ def _openvino_writer(file: ModelFile, pictures: np.ndarray | None) -> Save:
         import openvino
 
         model.set_rt_info(text, "resnetv2")
-        openvino.save_model(model, path, compress_to_fp16=False)
+        try:
+            openvino.save_model(model, path, compress_to_fp16=False)
+        except RuntimeError as error:  # how OpenVINO reports a full disk, without saying so
+            raise OSError(
+                f"OpenVINO could not write it all; is the disk full? ({str(error).splitlines()[-1]})"
+            ) from error
 
     return save
 
