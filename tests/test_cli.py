@@ -268,6 +268,21 @@ def test_output_that_finds_no_room_is_one_line_and_exit_2(words, model, data):
     assert all(line.startswith("runtime: ") for line in said)
 
 
+@pytest.mark.skipif(not FULL.exists(), reason="only Linux has a device that is always full")
+@pytest.mark.parametrize(
+    ("words", "code"), [("predict {model} {data}/test --json", 0), ("info nothing", 2), ("trian", 2)]
+)
+@pytest.mark.parametrize("errors", ["2>/dev/full", "2>&-"])
+def test_talk_that_cannot_be_written_changes_neither_the_answer_nor_the_exit_code(errors, words, code, model, data):
+    line = f"{sys.executable} -m resnetv2 {words.format(model=model, data=data)}"
+    heard, unheard = (
+        subprocess.run(["sh", "-c", f"{line} {to}"], stdout=subprocess.PIPE, check=False)
+        for to in ("2>/dev/null", errors)
+    )
+    assert (unheard.returncode, unheard.stdout) == (heard.returncode, heard.stdout)
+    assert unheard.returncode == code
+
+
 @pytest.mark.skipif(os.name == "nt", reason="a shell's >&-")
 def test_a_closed_output_is_no_error(model):
     done = subprocess.run(
