@@ -21,7 +21,7 @@ from resnetv2.errors import ConfigError, DataError, Error, MissingExtra, ModelFi
 from resnetv2.evaluation.answers import find_pictures
 from resnetv2.files import rename_durably, require_space
 from resnetv2.inference import GOLDEN_TOLERANCE, Classifier, compare_golden, read_model, same_labels, softmax
-from resnetv2.repository.folder import SOURCES, from_pretrained, save_pretrained
+from resnetv2.repository.folder import SOURCES, from_pretrained, save_pretrained, write_folder
 from resnetv2.runtime.artefact import RUNTIMES, Artefact, read_artefact, write_artefact
 from resnetv2.runtime.choice import open_session
 from resnetv2.runtime.graph import build_graph
@@ -129,7 +129,8 @@ def export(
 def _export_folder(file: ModelFile, model: str | Path, to: str, out: Path) -> Exported:
     """Write a folder that another library loads, if one read back gives the golden logits."""
     with TemporaryDirectory() as temporary:
-        classifier = from_pretrained(save_pretrained(model, Path(temporary, "folder"), to=to), device="cpu")
+        write_folder(file, Path(temporary, "folder"), to)
+        classifier = from_pretrained(Path(temporary, "folder"), device="cpu")
         answers = classifier.logits(file.golden.pictures)
     found = _compare(answers, file.golden.logits, file.header.task, lambda i: f"golden sample {i}")
     require_space(out.parent, _least_bytes(file, int8=False))

@@ -201,6 +201,11 @@ class Classifier:
         return rows
 
     def _check_calibrated(self) -> TrainingFeatures:
+        if self.likeness is None and self.header.calibration is not None:
+            raise ConfigError(
+                "this model cannot abstain: folders for timm and transformers keep its temperature, and not the "
+                "features of its training pictures; take the model file that was calibrated"
+            )
         if self.likeness is None:
             raise ConfigError(
                 "the model is not calibrated, so it does not know when to abstain: "
