@@ -188,7 +188,10 @@ def test_where_nothing_is_answered_the_accuracy_is_undefined():
     found = abstention_report(logits, labels, np.array([9.0, 9.0, 1.0]), CALIBRATION)
     assert (found["answered"], found["unsure"], found["unlike"], found["accuracy"]) == (0, 1, 2, None)
     assert found["undefined"]["accuracy"] == "no picture is answered"
-    assert "answers 0 pictures" in tell_abstention(found, CALIBRATION, same=False)
+    told = tell_abstention(found, CALIBRATION, same=False)
+    assert "answers 0 pictures" in told
+    assert "2 are unlike its training data" in told
+    assert "1 is unlike" in tell_abstention({**found, "unlike": 1}, CALIBRATION, same=False)
 
 
 # --- where it is kept ---

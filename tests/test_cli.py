@@ -66,6 +66,12 @@ def test_an_unknown_command_and_an_unknown_option_exit_with_2_in_one_line():
         assert "error:" in done.stderr
 
 
+def test_an_unknown_option_names_the_help_of_its_command():
+    done = command("models", "--jsno")
+    expected = "resnetv2 models: error: unrecognized arguments: --jsno (see resnetv2 models --help)\n"
+    assert (done.returncode, done.stderr) == (2, expected)
+
+
 def test_version():
     assert command("--version").stdout == f"resnetv2 {resnetv2.__version__}\n"
 

@@ -246,6 +246,20 @@ def test_a_folder_for_timm_is_what_save_pretrained_writes_and_is_read_back_first
     assert not (tmp_path / "new").exists()
 
 
+def test_a_folder_for_timm_in_place_of_a_model_file_names_what_loads_it(model, tmp_path):
+    folder = resnetv2.save_pretrained(model, tmp_path / "folder")
+    for ask in (resnetv2.info, resnetv2.verify, resnetv2.load):
+        with pytest.raises(
+            ModelFileError, match=r"folder for timm or transformers: load it by resnetv2\.from_pretrained"
+        ):
+            ask(folder)
+
+
+def test_a_classifier_that_is_given_a_folder_says_that_it_takes_files(model, data):
+    (answer,) = resnetv2.load(model, device="cpu").predict([data])
+    assert answer.error == "a folder, and a picture file is expected here"
+
+
 def test_what_exists_is_not_overwritten_and_an_artefact_is_no_source(model, artefacts, tmp_path):
     (tmp_path / "model.bin").write_bytes(b"mine")
     with pytest.raises(Error, match=r"model\.bin exists"):

@@ -55,8 +55,10 @@ def main(words: Sequence[str]) -> int:
     command, code = "resnetv2", 0
     try:
         try:
-            args = make_parser().parse_args(words)
+            args, unknown = make_parser().parse_known_args(words)
             command = f"resnetv2 {args.command}"
+            if unknown:  # argparse itself would name the help of all commands
+                raise ConfigError(f"unrecognized arguments: {' '.join(unknown)} (see {command} --help)")
             _refuse_empty(args)
             code = args.run(args)
         except Error as error:
