@@ -120,7 +120,7 @@ def export(
             write_artefact(replace(artefact, golden=golden, report=report), save)
             _check_whole(artefact.path)
             for part in _parts(artefact.path):  # the .xml last: it is what makes an artefact
-                rename_durably(part, out.with_suffix(part.suffix))
+                rename_durably(part, out.with_suffix(part.suffix), new=True)
     except OSError as error:
         raise Error(f"cannot write {out}: {error.strerror or error}") from error
     return Exported(out=out, to=to, precision=artefact.precision, report=report)

@@ -103,7 +103,7 @@ def embed(
         "preprocessing": classifier.header.preprocessing.to_dict(),
     }
     done, unreadable = 0, []
-    with replace_file(out) as temporary, FORMATS[out.suffix](temporary, header, len(paths), width) as add:
+    with replace_file(out, new=True) as temporary, FORMATS[out.suffix](temporary, header, len(paths), width) as add:
         answers = classifier.embed(paths, layer, normalize)
         while rows := list(islice(answers, _ROWS)):
             add(rows)
