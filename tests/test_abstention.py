@@ -188,7 +188,10 @@ def test_where_nothing_is_answered_the_accuracy_is_undefined():
     found = abstention_report(logits, labels, np.array([9.0, 9.0, 1.0]), CALIBRATION)
     assert (found["answered"], found["unsure"], found["unlike"], found["accuracy"]) == (0, 1, 2, None)
     assert found["undefined"]["accuracy"] == "no picture is answered"
-    assert "answers 0 pictures" in tell_abstention(found, CALIBRATION, same=False)
+    told = tell_abstention(found, CALIBRATION, same=False)
+    assert "answers 0 pictures" in told
+    assert "2 are unlike its training data" in told
+    assert "1 is unlike" in tell_abstention({**found, "unlike": 1}, CALIBRATION, same=False)
 
 
 # --- where it is kept ---
@@ -243,6 +246,28 @@ def test_int8_must_abstain_as_float32_does(to, calibrated, data, strange, tmp_pa
     with pytest.raises(ModelFileError, match=r"its top-1 is .* lower"):
         resnetv2.export(calibrated, out=tmp_path / f"2.{ENDINGS[to]}", **(options | {"max_drop": -1.0}))
     assert {a.abstains for a in resnetv2.predict(out, [strange], abstain=True)} == {UNLIKE}
+
+
+def test_a_folder_for_timm_says_that_the_calibration_stays_behind_and_keeps_the_temperature(
+    calibrated, data, tmp_path, capsys
+):
+    resnetv2.export(calibrated, to="timm", out=tmp_path / "folder")
+    assert capsys.readouterr().err.count("note: timm does not know of calibration") == 1
+    temperature = resnetv2.info(calibrated)["calibration"]["temperature"]
+    card = (tmp_path / "folder" / "README.md").read_text(encoding="utf-8")
+    assert f"divide logits by {temperature:.6g} before the softmax" in card
+    assert "abstain" in card
+    classifier = resnetv2.from_pretrained(tmp_path / "folder", device="cpu")
+    pictures = [data / "test" / "red" / "000.png"]
+    (ours,), (theirs,) = (list(each.predict(pictures)) for each in (classifier, resnetv2.load(calibrated, "cpu")))
+    assert ours.probability == pytest.approx(theirs.probability, rel=1e-5)  # float32 sums in another order
+    with pytest.raises(ConfigError, match="keep its temperature, and not the features of its training pictures"):
+        list(classifier.predict(pictures, abstain=True))
+
+
+def test_a_folder_of_a_model_that_is_not_calibrated_says_nothing_of_it(model, tmp_path, capsys):
+    folder = resnetv2.save_pretrained(model, tmp_path / "folder")
+    assert "calibration" not in capsys.readouterr().err + (folder / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", NAMES)

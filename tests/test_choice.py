@@ -69,6 +69,7 @@ def test_many_pictures_are_worth_a_measurement_which_is_then_remembered(file, ca
     assert asked == []
     assert choose_runtime(file, count=MANY) == "onnx"
     assert sorted(asked) == sorted(rates)
+    monkeypatch.setenv("COLUMNS", "40")  # a file takes whole lines, however narrow the terminal is
     assert choose_runtime(file, count=1) == choose_runtime(file, count=MANY) == "onnx"
     assert len(asked) == 3
     assert "runtime: onnx (pictures a second here: openvino 20.0, onnx 31.5, torch 11.0)" in capfd.readouterr().err

@@ -66,6 +66,12 @@ def test_an_unknown_command_and_an_unknown_option_exit_with_2_in_one_line():
         assert "error:" in done.stderr
 
 
+def test_an_unknown_option_names_the_help_of_its_command():
+    done = command("models", "--jsno")
+    expected = "resnetv2 models: error: unrecognized arguments: --jsno (see resnetv2 models --help)\n"
+    assert (done.returncode, done.stderr) == (2, expected)
+
+
 def test_version():
     assert command("--version").stdout == f"resnetv2 {resnetv2.__version__}\n"
 
@@ -266,6 +272,21 @@ def test_output_that_finds_no_room_is_one_line_and_exit_2(words, model, data):
     assert (done.returncode, "Traceback" in done.stderr, "ignored" in done.stderr) == (2, False, False)
     assert last.endswith("error: cannot write the output: No space left on device")
     assert all(line.startswith("runtime: ") for line in said)
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="only Linux has a device that is always full")
+@pytest.mark.parametrize(
+    ("words", "code"), [("predict {model} {data}/test --json", 0), ("info nothing", 2), ("trian", 2)]
+)
+@pytest.mark.parametrize("errors", ["2>/dev/full", "2>&-"])
+def test_talk_that_cannot_be_written_changes_neither_the_answer_nor_the_exit_code(errors, words, code, model, data):
+    line = f"{sys.executable} -m resnetv2 {words.format(model=model, data=data)}"
+    heard, unheard = (
+        subprocess.run(["sh", "-c", f"{line} {to}"], stdout=subprocess.PIPE, check=False)
+        for to in ("2>/dev/null", errors)
+    )
+    assert (unheard.returncode, unheard.stdout) == (heard.returncode, heard.stdout)
+    assert unheard.returncode == code
 
 
 @pytest.mark.skipif(os.name == "nt", reason="a shell's >&-")

@@ -13,7 +13,7 @@ from resnetv2.data.index import read_index
 
 
 def test_the_digits_are_all_there_once_a_fifth_of_them_for_test(tmp_path):
-    digits.write_digits(tmp_path)
+    digits.write_digits(str(tmp_path))
     index = read_index(tmp_path)
     assert index.counts() == {"train": 1293, "val": 144, "test": 360}
     assert index.classes == tuple("0123456789")

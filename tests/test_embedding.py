@@ -86,7 +86,7 @@ def test_a_picture_that_cannot_be_read_has_its_error_in_its_row_and_the_others_a
     bad, good = tmp_path / "bad.png", data / "test" / "red" / "000.png"
     bad.write_bytes(good.read_bytes()[:60])
     result = resnetv2.embed(
-        model, [good, bad, tmp_path / "absent.png", good], out=tmp_path / f"x.{ending}", device="cpu"
+        model, [good, bad, tmp_path / "absent.png", good], out=tmp_path / "out" / f"x.{ending}", device="cpu"
     )
     paths, features, errors, _ = read(result.out)
     assert paths == list(map(str, [good, bad, tmp_path / "absent.png", good]))
@@ -99,7 +99,7 @@ def test_a_picture_that_cannot_be_read_has_its_error_in_its_row_and_the_others_a
 @pytest.mark.parametrize("ending", ["npz", "parquet"])
 def test_a_table_of_unreadable_pictures_alone_and_of_paths_that_are_no_utf8_is_whole(ending, model, tmp_path):
     path = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png")
-    result = resnetv2.embed(model, [path], out=tmp_path / f"x.{ending}", device="cpu")
+    result = resnetv2.embed(model, [path], out=tmp_path / "out" / f"x.{ending}", device="cpu")
     paths, features, errors, _ = read(result.out)
     assert paths == [f"{tmp_path}/caf\\udce9.png"]
     assert np.isnan(features).all()
@@ -221,14 +221,29 @@ def test_what_cannot_be_is_refused_and_leaves_no_file(model, data, tmp_path, mon
     assert out.read_bytes() == b"theirs"
 
 
+def test_a_table_is_not_written_among_the_pictures_by_whatever_way_they_are_reached(model, data, tmp_path):
+    folder, picture = data / "test" / "red", data / "test" / "red" / "000.png"
+    (tmp_path / "folder").symlink_to(folder)
+    (tmp_path / "picture.png").symlink_to(picture)
+    for asked, out in (
+        (picture, folder / "x.npz"),
+        (tmp_path / "folder" / "000.png", folder / "x.npz"),
+        (picture, tmp_path / "folder" / "x.npz"),
+        (tmp_path / "picture.png", folder / "x.npz"),
+    ):
+        with pytest.raises(ConfigError, match=r"lies among the pictures, which are only read"):
+            resnetv2.embed(model, [asked], out=out, device="cpu")
+        assert not (folder / "x.npz").exists()
+
+
 def test_embed_from_the_shell_lists_unreadable_pictures_and_exits_with_2_for_them(model, data, tmp_path):
     done = command("embed", model, data / "test", "--out", tmp_path / "x.npz")
     assert (done.returncode, done.stdout) == (0, f"{tmp_path / 'x.npz'}: 12 pictures, 128 features each\n")
-    bad = write_picture(tmp_path / "bad\nname.png")
+    bad = write_picture(tmp_path / "bad" / "bad\nname.png")
     bad.write_bytes(b"")
     done = command("embed", model, bad, data / "test", "--out", tmp_path / "y.npz", "--normalize", "--layer", "stage2")
     assert done.returncode == 2
-    assert done.stdout.splitlines()[1] == f"{tmp_path}/bad\\nname.png: error: the file is empty"
+    assert done.stdout.splitlines()[1] == f"{tmp_path}/bad/bad\\nname.png: error: the file is empty"
     done = command("embed", model, bad, "--out", tmp_path / "z.npz", "--json")
     assert done.returncode == 2
     assert json.loads(done.stdout)["errors"] == [{"path": str(bad), "error": "the file is empty"}]

@@ -284,7 +284,7 @@ def test_what_is_no_honest_picture_file_has_a_reason(tmp_path):
     names = ["bomb.png", "folder.png", "pipe.png", "self.png", "sparse.png", "nul\0.png", "long" * 999 + ".png"]
     reasons = examine_pictures(index_of(tmp_path, names)).reasons
     assert "pixels" in reasons[0]
-    assert reasons[1] == reasons[2] == "not a regular file"
+    assert (reasons[1], reasons[2]) == ("a folder, and a picture file is expected here", "not a regular file")
     assert "symbolic links" in reasons[3]
     assert reasons[4].startswith("1,099,511,627,776 bytes, more than the")
     assert "null" in reasons[5]

@@ -152,6 +152,15 @@ def test_a_picture_is_not_replaced_by_its_explanation(file, tmp_path):
     assert first[0].overlay == again[0].overlay, "its own files are written anew"
 
 
+def test_the_explanation_of_another_picture_of_the_same_name_is_not_replaced(file, tmp_path):
+    paths = [write_picture(tmp_path / name / "one.png", noise(40, 40, i)) for i, name in enumerate("ab")]
+    (first,) = resnetv2.explain(file, paths[:1], out=tmp_path / "out", device="cpu")
+    before = first.overlay.read_bytes(), first.array.read_bytes()
+    with pytest.raises(ConfigError, match=r"one\.png, .*one\.npy: there already, and would be lost"):
+        resnetv2.explain(file, paths[1:], out=tmp_path / "out", device="cpu")
+    assert (first.overlay.read_bytes(), first.array.read_bytes()) == before
+
+
 def test_what_was_stopped_while_it_wrote_a_picture_leaves_nothing_that_stops_the_next(file, tmp_path, monkeypatch):
     path = write_picture(tmp_path / "one.png", noise(40, 40))
 

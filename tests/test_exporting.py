@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -244,6 +246,20 @@ def test_a_folder_for_timm_is_what_save_pretrained_writes_and_is_read_back_first
     assert not (tmp_path / "new").exists()
 
 
+def test_a_folder_for_timm_in_place_of_a_model_file_names_what_loads_it(model, tmp_path):
+    folder = resnetv2.save_pretrained(model, tmp_path / "folder")
+    for ask in (resnetv2.info, resnetv2.verify, resnetv2.load):
+        with pytest.raises(
+            ModelFileError, match=r"folder for timm or transformers: load it by resnetv2\.from_pretrained"
+        ):
+            ask(folder)
+
+
+def test_a_classifier_that_is_given_a_folder_says_that_it_takes_files(model, data):
+    (answer,) = resnetv2.load(model, device="cpu").predict([data])
+    assert answer.error == "a folder, and a picture file is expected here"
+
+
 def test_what_exists_is_not_overwritten_and_an_artefact_is_no_source(model, artefacts, tmp_path):
     (tmp_path / "model.bin").write_bytes(b"mine")
     with pytest.raises(Error, match=r"model\.bin exists"):
@@ -350,6 +366,37 @@ def test_an_artefact_is_not_written_among_the_pictures_that_check_it(model, data
         with pytest.raises(ConfigError, match="which is only read"):
             resnetv2.export(model, to="onnx", out=data / "model.onnx", **option)
     assert not (data / "model.onnx").exists()
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 512 KiB, less than the network's weights."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("to", ENDINGS)
+def test_a_disk_too_small_for_the_weights_is_told_before_anything_is_written(to, model, small_disk):
+    done = command("export", model, "--to", to, "--out", small_disk / f"model.{ENDINGS[to]}")
+    assert done.returncode == 2
+    assert re.fullmatch(
+        r"resnetv2 export: error: the disk of .*small is too full: [\d.]+ MB are needed, and 0\.5 MB are free\n",
+        done.stderr,
+    )
+    assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.parametrize("to", [*ENDINGS, "timm"])
+def test_a_disk_that_becomes_full_is_one_error_and_leaves_nothing(to, model, small_disk, monkeypatch):
+    monkeypatch.setattr(exporting, "require_space", lambda *_: None, raising=False)  # others fill it meanwhile
+    with pytest.raises(Error, match=r"^cannot write .*small/\.?model"):
+        resnetv2.export(model, to=to, out=small_disk / f"model.{ENDINGS.get(to, 'timm')}")
+    assert list(small_disk.iterdir()) == []
 
 
 def test_int8_is_for_networks_that_give_one_label(data, tmp_path):

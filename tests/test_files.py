@@ -46,6 +46,23 @@ def test_a_file_can_be_read_by_whom_the_person_lets_read_new_files(tmp_path):
     assert (tmp_path / "file").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
+def test_of_two_writers_of_one_new_file_the_second_is_refused_and_the_first_file_stays(tmp_path):
+    path = tmp_path / "file"
+
+    def write_second():
+        with replace_file(path, new=True) as temporary:
+            temporary.write_bytes(b"second")
+            path.write_bytes(b"first")
+
+    with pytest.raises(Error, match=r"cannot write .*file: File exists"):
+        write_second()
+    assert path.read_bytes() == b"first"
+    assert names(tmp_path) == ["file"]
+    with replace_file(tmp_path / "other", new=True) as temporary:
+        temporary.write_bytes(b"alone")
+    assert names(tmp_path) == ["file", "other"]
+
+
 def test_a_file_is_replaced_whole(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old and long")

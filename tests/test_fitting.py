@@ -84,6 +84,14 @@ def test_another_split_is_refused_with_the_reason(model, data, tmp_path, split, 
     assert (done.returncode, why in done.stderr, list(tmp_path.iterdir())) == (2, True, [])
 
 
+def test_a_calibrated_model_is_not_written_among_the_pictures(model, data, tmp_path):
+    (tmp_path / "link").symlink_to(data)
+    for folder in (data, data / "new", tmp_path / "link"):
+        with pytest.raises(ConfigError, match="which is only read: choose another place"):
+            resnetv2.calibrate(model, data, out=folder / "calibrated.safetensors", device="cpu")
+    assert sorted(path.name for path in data.iterdir()) == ["test", "train", "val"]
+
+
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_pictures_of_the_runs_other_splits_are_known_under_any_name(model, data, tmp_path, split):
     other = shutil.copytree(data, tmp_path / "other")

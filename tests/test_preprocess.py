@@ -261,7 +261,7 @@ def test_an_empty_file_is_refused(tmp_path):
 def test_a_file_that_cannot_be_read_is_refused_with_the_reason(tmp_path):
     with pytest.raises(DataError, match=r"^No such file"):
         open_picture(tmp_path / "x.png")
-    with pytest.raises(DataError, match=r"^not a regular file$"):
+    with pytest.raises(DataError, match=r"^a folder, and a picture file is expected here$"):
         open_picture(tmp_path)
     with pytest.raises(DataError, match=r"null byte"):
         open_picture(tmp_path / "x\0.png")

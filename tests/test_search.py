@@ -62,11 +62,11 @@ def test_a_picture_finds_itself_first_whatever_runtime_asks(index, data):
 def test_no_more_is_found_than_there_is_and_unreadable_pictures_are_not_in_an_index(model, data, tmp_path):
     (tmp_path / "bad.png").write_bytes(b"")
     pictures = [tmp_path / "bad.png", data / "test" / "red" / "000.png", data / "test" / "blue" / "000.png"]
-    result = resnetv2.embed(model, pictures, out=tmp_path / "x.index", device="cpu")
+    result = resnetv2.embed(model, pictures, out=tmp_path / "out" / "x.index", device="cpu")
     assert [one.path for one in result.unreadable] == [str(tmp_path / "bad.png")]
     found = resnetv2.search(result.out, pictures[2], top=99, device="cpu")
     assert [match.path for match in found] == [str(pictures[2]), str(pictures[1])]
-    empty = resnetv2.embed(model, pictures[:1], out=tmp_path / "empty.index", device="cpu").out
+    empty = resnetv2.embed(model, pictures[:1], out=tmp_path / "out" / "empty.index", device="cpu").out
     assert resnetv2.search(empty, pictures[1], device="cpu") == []
 
 
@@ -84,16 +84,17 @@ def test_a_page_is_not_written_over_or_among_what_is_only_read(model, data, tmp_
     (tmp_path / "link.html").symlink_to(picture)
     before = {path: path.read_bytes() for folder in (data, tmp_path) for path in folder.rglob("*.*")}
     for page in (asked, out, picture, tmp_path / "link.html"):
-        with pytest.raises(ConfigError, match=r"which are only read|a page ends in \.html"):
+        with pytest.raises(ConfigError, match=r"is no page of resnetv2|a page ends in \.html"):
             resnetv2.search(out, asked, html=page, device="cpu")
     shutil.copy(out, tmp_path / "index.html")
-    with pytest.raises(ConfigError, match="is one of the files that are only read"):
+    with pytest.raises(ConfigError, match="is no page of resnetv2"):
         resnetv2.search(tmp_path / "index.html", asked, html=tmp_path / "index.html", device="cpu")
     (tmp_path / "index.html").unlink()
     with pytest.raises(ConfigError, match="lies among the pictures of the index"):
         resnetv2.search(out, asked, html=picture.with_name("page.html"), device="cpu")
     assert before == {path: path.read_bytes() for folder in (data, tmp_path) for path in folder.rglob("*.*")}
-    resnetv2.search(out, asked, html=tmp_path / "page.html", device="cpu")
+    for _ in range(2):  # a page of ours gives way
+        resnetv2.search(out, asked, html=tmp_path / "page.html", device="cpu")
     assert (tmp_path / "page.html").is_file()
 
 

@@ -14,7 +14,7 @@ from resnetv2.data.load import Loader
 from resnetv2.data.sheet import write_sheet
 from resnetv2.errors import ConfigError, DataError, MissingExtra
 from resnetv2.inference import Classifier
-from resnetv2.pages.render import check_page_name
+from resnetv2.pages.render import check_page
 
 FOLDS = 5
 _BATCH = 32
@@ -56,7 +56,7 @@ def check(
     data = Path(data)
     check_policy(on_bad_image)
     if html is not None:
-        check_page_name(html)
+        check_page(html)
         refuse_inside(html, data)
     index = read_index(data, group_by)
     index, examined, report = check_pictures(index, data, on_bad_image, progress)

@@ -47,7 +47,7 @@ def demo(out: str | Path = "resnetv2-demo") -> int:
     return 0
 
 
-def write_digits(folder: Path) -> None:
+def write_digits(folder: str | Path) -> None:
     """Write the 1,797 UCI digits (Alpaydin and Kaynak 1998; 8×8 grey scans) as PNG files, a fifth of them for test.
 
     Files that exist are left alone, so that a second call costs nothing and changes nothing.
@@ -63,7 +63,7 @@ def write_digits(folder: Path) -> None:
     print(f"writing {len(digits.target):,} pictures to {folder}", file=sys.stderr)
     for split, members in (("train", train), ("val", val), ("test", test)):
         for i in members:
-            path = folder / split / str(digits.target[i]) / f"scan-{i:04d}.png"
+            path = Path(folder, split) / str(digits.target[i]) / f"scan-{i:04d}.png"
             if not path.exists():
                 pixels = np.rint(digits.images[i] * (255 / 16)).astype(np.uint8)  # the scans hold 0 … 16
                 with replace_file(path) as temporary:

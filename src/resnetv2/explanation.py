@@ -6,6 +6,7 @@ pre-activation network's sums are not what the head sees.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from typing import Any, cast
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from resnetv2.data.manifest import shorten
 from resnetv2.errors import ConfigError, DataError, unknown
@@ -35,6 +37,7 @@ _COLOURS = np.array(
     ],
     np.float64,
 )
+_SOURCE = "resnetv2-source"  # in an overlay: the SHA-256 of its picture's path
 _QUICK = 12  # steps of integrated gradients on a page, where a picture is as large as a thumb
 _OPACITY = 0.75  # of the hottest place
 _SIDE = 224  # pixels of an overlay, about; small pictures are enlarged, so that one sees them
@@ -134,7 +137,7 @@ def explain_each(
         raw = heat_map(classifier, pixels, number, method)
         heat = stretch(raw, pixels.shape[0])
         word = classes[number] if classifier.header.task != "regression" else ""
-        files = {} if out is None else _write(Path(out), name, pixels, heat, raw)
+        files = {} if out is None else _write(Path(out), path, name, pixels, heat, raw)
         yield Explanation(str(path), word, heat, raw, pixels, **files)
 
 
@@ -253,16 +256,15 @@ def _file_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _refuse_foreign(folder: Path, names: Sequence[str], paths: Sequence[Path]) -> None:
-    """Refuse a folder where files would be lost that no former ``explain`` wrote: those have their numbers beside them.
+    """Refuse a folder where files would be lost that no former ``explain`` wrote of the same pictures.
 
     Raises:
         ConfigError: naming them.
     """
-    asked = {os.path.realpath(path) for path in paths}
     lost = []
-    for name in names:
+    for name, path in zip(names, paths, strict=True):
         picture, array = folder / f"{name}.png", folder / f"{name}.npy"
-        is_ours = picture.exists() == array.exists() and os.path.realpath(picture) not in asked
+        is_ours = picture.exists() == array.exists() and (not picture.exists() or _read_source(picture) == _spell(path))
         lost += [str(path) for path in (picture, array) if path.exists() and not is_ours]
     if lost:
         raise ConfigError(
@@ -270,14 +272,32 @@ def _refuse_foreign(folder: Path, names: Sequence[str], paths: Sequence[Path]) -
         )
 
 
-def _write(folder: Path, name: str, pixels: np.ndarray, heat: np.ndarray, raw: np.ndarray) -> dict[str, Any]:
+def _spell(path: Path) -> str:
+    """Return what an overlay keeps of its picture's place: enough to know it again, and nothing to read."""
+    return hashlib.sha256(os.fsencode(os.path.realpath(path))).hexdigest()
+
+
+def _read_source(overlay: Path) -> str | None:
+    """Return what ``_write`` kept in an overlay, None if the file is none of ours."""
+    try:
+        with Image.open(overlay) as picture:
+            return picture.info.get(_SOURCE)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def _write(
+    folder: Path, path: Path, name: str, pixels: np.ndarray, heat: np.ndarray, raw: np.ndarray
+) -> dict[str, Any]:
     picture, array = folder / f"{name}.png", folder / f"{name}.npy"
     buffer = io.BytesIO()
     np.save(buffer, raw, allow_pickle=False)
     shown = overlay(pixels, heat)
+    told = PngInfo()
+    told.add_text(_SOURCE, _spell(path))
     scale = max(1, _SIDE // shown.width)
     shown = shown.resize((scale * shown.width, scale * shown.height), Image.Resampling.NEAREST)
     with replace_file(array) as numbers, replace_file(picture) as overlaid:  # both or none: one alone is not ours
         numbers.write_bytes(buffer.getvalue())
-        shown.save(overlaid, "PNG")
+        shown.save(overlaid, "PNG", pnginfo=told)
     return {"overlay": picture, "array": array}

@@ -19,9 +19,9 @@ from resnetv2.data.index import Samples, find_unlabelled, refuse_inside
 from resnetv2.data.load import Loader
 from resnetv2.errors import ConfigError, DataError, Error, MissingExtra, ModelFileError, unknown
 from resnetv2.evaluation.answers import find_pictures
-from resnetv2.files import rename_durably
+from resnetv2.files import rename_durably, require_space
 from resnetv2.inference import GOLDEN_TOLERANCE, Classifier, compare_golden, read_model, same_labels, softmax
-from resnetv2.repository.folder import SOURCES, from_pretrained, save_pretrained
+from resnetv2.repository.folder import SOURCES, from_pretrained, save_pretrained, write_folder
 from resnetv2.runtime.artefact import RUNTIMES, Artefact, read_artefact, write_artefact
 from resnetv2.runtime.choice import open_session
 from resnetv2.runtime.graph import build_graph
@@ -105,6 +105,7 @@ def export(
         if data is not None:
             refuse_inside(out, Path(data))
     file = _read_source(model, int8)
+    require_space(out.parent, _least_bytes(file, int8))
     pictures, check_on = _find(file, str(model), calibrate, check, split)
     save = _WRITERS[to](file, pictures)
     try:
@@ -119,7 +120,7 @@ def export(
             write_artefact(replace(artefact, golden=golden, report=report), save)
             _check_whole(artefact.path)
             for part in _parts(artefact.path):  # the .xml last: it is what makes an artefact
-                rename_durably(part, out.with_suffix(part.suffix))
+                rename_durably(part, out.with_suffix(part.suffix), new=True)
     except OSError as error:
         raise Error(f"cannot write {out}: {error.strerror or error}") from error
     return Exported(out=out, to=to, precision=artefact.precision, report=report)
@@ -128,9 +129,11 @@ def export(
 def _export_folder(file: ModelFile, model: str | Path, to: str, out: Path) -> Exported:
     """Write a folder that another library loads, if one read back gives the golden logits."""
     with TemporaryDirectory() as temporary:
-        classifier = from_pretrained(save_pretrained(model, Path(temporary, "folder"), to=to), device="cpu")
+        write_folder(file, Path(temporary, "folder"), to)
+        classifier = from_pretrained(Path(temporary, "folder"), device="cpu")
         answers = classifier.logits(file.golden.pictures)
     found = _compare(answers, file.golden.logits, file.header.task, lambda i: f"golden sample {i}")
+    require_space(out.parent, _least_bytes(file, int8=False))
     return Exported(out=save_pretrained(model, out, to=to), to=to, precision="float32", report={"golden": found})
 
 
@@ -160,6 +163,11 @@ def _parts(path: Path) -> list[Path]:
 
 def _size(path: Path) -> int:
     return sum(part.stat().st_size for part in _parts(path))
+
+
+def _least_bytes(file: ModelFile, int8: bool) -> int:
+    """Return what an artefact's weights alone take."""
+    return sum(value.nbytes for value in file.weights.values()) // (4 if int8 else 1)
 
 
 def _read_source(model: str | Path, int8: bool) -> ModelFile:
@@ -402,7 +410,12 @@ def _openvino_writer(file: ModelFile, pictures: np.ndarray | None) -> Save:
         import openvino
 
         model.set_rt_info(text, "resnetv2")
-        openvino.save_model(model, path, compress_to_fp16=False)
+        try:
+            openvino.save_model(model, path, compress_to_fp16=False)
+        except RuntimeError as error:  # how OpenVINO reports a full disk, without saying so
+            raise OSError(
+                f"OpenVINO could not write it all; is the disk full? ({str(error).splitlines()[-1]})"
+            ) from error
 
     return save
 

@@ -14,14 +14,15 @@ from resnetv2.errors import Error
 
 
 @contextlib.contextmanager
-def replace_file(path: Path) -> Iterator[Path]:
+def replace_file(path: Path, *, new: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; when the block ends well, it takes the name ``path``, durably.
 
     The bytes are on the disk before the name is (fsync, rename, fsync of the directory). When the block raises, the
     temporary file goes and ``path`` is as it was.
 
     Raises:
-        Error: the file system refused, for instance because it is full or read-only.
+        Error: a ``new`` file is there meanwhile, or the file system refused, for instance because it is full or
+            read-only.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -31,7 +32,7 @@ def replace_file(path: Path) -> Iterator[Path]:
         temporary.unlink()
         yield temporary
         temporary.chmod(mode)
-        rename_durably(temporary, path)
+        rename_durably(temporary, path, new=new)
     except OSError as error:
         raise Error(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -119,15 +120,27 @@ def require_space(folder: Path, size: int) -> None:
         )
 
 
-def rename_durably(source: Path, path: Path) -> None:
+def rename_durably(source: Path, path: Path, *, new: bool = False) -> None:
     """Give the file ``source`` the name ``path`` in the same folder: its bytes are on the disk before the name is.
+
+    Of two processes that make one ``new`` file at once, the second is refused, where the file system has hard links.
 
     Raises:
         OSError: the file system refused.
     """
     with source.open("rb+") as file:
         os.fsync(file.fileno())
-    source.replace(path)
+    try:
+        if new:
+            path.hardlink_to(source)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        new = False
+    if new:
+        source.unlink()
+    else:
+        source.replace(path)
     _sync_directory(path.parent)
 
 

@@ -44,7 +44,8 @@ class Prediction:
         error: why there is no answer.
         abstains: of a model that may abstain, why it does: "not sure" or "unlike the training data"; then label and
             probability are None, and ``top`` is what would have been answered.
-        distance: of a model that may abstain, how unlike the training data the picture is: about 1 is usual.
+        distance: of a model that may abstain, how unlike the training data the picture is: about 1 over the training
+            pictures, and more over new ones.
     """
 
     path: str
@@ -160,7 +161,8 @@ class Classifier:
         return np.concatenate(self._compute(self.session, pixels))
 
     def answer_with_distances(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the same logits, and how unlike the training data pictures are: float64 (N,), about 1 is usual.
+        """Return the same logits, and how unlike the training data pictures are: float64 (N,); see
+        ``TrainingFeatures.distances``.
 
         Raises:
             ConfigError: the model is not calibrated.
@@ -201,6 +203,11 @@ class Classifier:
         return rows
 
     def _check_calibrated(self) -> TrainingFeatures:
+        if self.likeness is None and self.header.calibration is not None:
+            raise ConfigError(
+                "this model cannot abstain: folders for timm and transformers keep its temperature, and not the "
+                "features of its training pictures; take the model file that was calibrated"
+            )
         if self.likeness is None:
             raise ConfigError(
                 "the model is not calibrated, so it does not know when to abstain: "

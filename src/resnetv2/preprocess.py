@@ -278,6 +278,8 @@ def read_picture(source: Readable) -> bytes:
 
 def _check_file(status: os.stat_result) -> None:
     """Refuse what no picture is read from; see ``read_picture``."""
+    if stat.S_ISDIR(status.st_mode):
+        raise DataError("a folder, and a picture file is expected here")
     if not stat.S_ISREG(status.st_mode):
         raise DataError("not a regular file")
     if status.st_size > _MOST_BYTES:

@@ -11,7 +11,7 @@ import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, TextIO, cast
 
 from resnetv2 import __version__
 from resnetv2.cli import (
@@ -34,6 +34,7 @@ from resnetv2.cli import (
     train,
     verify,
 )
+from resnetv2.console import Talk, drop
 from resnetv2.errors import ConfigError, Error, Interrupted
 
 if TYPE_CHECKING:
@@ -54,8 +55,10 @@ def main(words: Sequence[str]) -> int:
     command, code = "resnetv2", 0
     try:
         try:
-            args = make_parser().parse_args(words)
+            args, unknown = make_parser().parse_known_args(words)
             command = f"resnetv2 {args.command}"
+            if unknown:  # argparse itself would name the help of all commands
+                raise ConfigError(f"unrecognized arguments: {' '.join(unknown)} (see {command} --help)")
             _refuse_empty(args)
             code = args.run(args)
         except Error as error:
@@ -68,11 +71,11 @@ def main(words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of stdout went away, as `head` does
-        _drop_output()
+        drop(sys.stdout)
     except OSError as error:
         if error.errno not in _NO_ROOM:
             raise
-        _drop_output()
+        drop(sys.stdout)
         print(f"{command}: error: cannot write the output: {error.strerror}", file=sys.stderr)
         return 2
     return code
@@ -84,11 +87,8 @@ def _prepare_streams() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # a terminal's encoding may lack what a class is called
-
-
-def _drop_output() -> None:
-    """Send what is not written yet nowhere: Python would try again when it ends, and fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(sys.stderr, Talk):
+        sys.stderr = cast("TextIO", Talk(sys.stderr))
 
 
 def make_parser() -> argparse.ArgumentParser:

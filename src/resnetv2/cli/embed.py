@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(result.to_dict())
     else:
-        print(f"{result.out}: {result.pictures} pictures, {result.width} features each")
+        print(f"{result.out}: {result.pictures} picture{'s'[: result.pictures != 1]}, {result.width} features each")
         for one in result.unreadable:
             print(printable(f"{one.path}: error: {one.error}"))
     return 2 if result.unreadable else 0

@@ -16,7 +16,7 @@ from resnetv2.embedding.index import read_index
 from resnetv2.embedding.run import identify
 from resnetv2.errors import ConfigError, DataError, ModelFileError
 from resnetv2.inference import Classifier, read_model
-from resnetv2.pages.render import check_page_name, render_page
+from resnetv2.pages.render import check_page, render_page
 from resnetv2.preprocess import open_picture
 from resnetv2.runtime.choice import AUTO
 
@@ -68,7 +68,7 @@ def search(
     if top < 1:
         raise ConfigError(f"top must be at least 1, got {top}")
     if html is not None:
-        check_page_name(html)
+        check_page(html)
     opened = read_index(Path(index))
     if html is not None:
         _check_page(html, (index, picture), opened.paths)

@@ -79,7 +79,7 @@ def embed(
         progress: called with the pictures that are done and the total.
 
     Raises:
-        ConfigError: another ending, a place inside a folder of pictures, or no such layer, device or runtime.
+        ConfigError: another ending, a place among the pictures, or no such layer, device or runtime.
         DataError: a folder holds no pictures. A picture that cannot be read has its error in its row instead.
         ModelFileError: see ``Classifier.load``.
         MissingExtra: .parquet needs pyarrow, .index usearch.
@@ -87,8 +87,7 @@ def embed(
     """
     out = Path(out)
     _check_out(out)
-    for folder in filter(os.path.isdir, pictures):
-        refuse_inside(out, Path(folder))
+    _refuse_among(out, pictures)
     paths = expand(pictures)
     file = read_model(model)
     classifier = Classifier.from_file(file, device, runtime, len(paths))
@@ -104,7 +103,7 @@ def embed(
         "preprocessing": classifier.header.preprocessing.to_dict(),
     }
     done, unreadable = 0, []
-    with replace_file(out) as temporary, FORMATS[out.suffix](temporary, header, len(paths), width) as add:
+    with replace_file(out, new=True) as temporary, FORMATS[out.suffix](temporary, header, len(paths), width) as add:
         answers = classifier.embed(paths, layer, normalize)
         while rows := list(islice(answers, _ROWS)):
             add(rows)
@@ -128,6 +127,20 @@ def identify(file: ModelFile | Artefact) -> str:
         "preprocessing": file.header.preprocessing.to_dict(),
     }
     return digest_of(header, file.weights)
+
+
+def _refuse_among(out: Path, pictures: Sequence[str | Path]) -> None:
+    """Refuse a place below a folder of pictures, or beside a picture, whatever links lead there.
+
+    Raises:
+        ConfigError: it is such a place.
+    """
+    folder = os.path.dirname(os.path.realpath(out))  # noqa: PTH120  text: there may be millions of pictures
+    for picture in pictures:
+        if os.path.isdir(picture):  # noqa: PTH112  likewise
+            refuse_inside(out, Path(picture))
+        elif folder in (os.path.realpath(os.path.dirname(picture)), os.path.dirname(os.path.realpath(picture))):  # noqa: PTH120
+            raise ConfigError(f"{out} lies among the pictures, which are only read: choose another place")
 
 
 def _check_out(out: Path) -> None:

@@ -67,7 +67,8 @@ def tell_abstention(report: dict[str, Any], calibration: Calibration, same: bool
     if report["answered"]:
         low, high = report["accuracy_ci95"]
         text += f", {report['accuracy']:.2%} of them rightly ({low:.2%} – {high:.2%})"
-    text += f"; it is not sure of {report['unsure']:,}, and {report['unlike']:,} are unlike its training data."
+    are = "is" if report["unlike"] == 1 else "are"
+    text += f"; it is not sure of {report['unsure']:,}, and {report['unlike']:,} {are} unlike its training data."
     if is_mean:
         text += " It was calibrated on one view of each picture: what that promises does not cover the mean of several."
     return text

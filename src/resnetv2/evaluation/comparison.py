@@ -204,7 +204,8 @@ def _test(figures: dict[str, Any], right: list[np.ndarray], what: str) -> dict[s
     verdict = _verdict(p < DOUBT, better, f"{what} is higher by more than chance (p = {p:.2g})", len(right[0]))
     scores = _tell_scores(figures)
     if p >= DOUBT and scores:
-        verdict = f"By {what} these {len(right[0]):,} pictures cannot tell the two models apart.{scores}"
+        these = "this picture" if len(right[0]) == 1 else f"these {len(right[0]):,} pictures"
+        verdict = f"By {what} {these} cannot tell the two models apart.{scores}"
     return {"figures": figures, "only_first": only_first, "only_second": only_second, "p": p, "verdict": verdict}
 
 
@@ -221,7 +222,8 @@ def _tell_scores(figures: Mapping[str, Any]) -> str:
 def _verdict(is_told: bool, better: str, why: str, n: int) -> str:
     if is_told:
         return f"The {better} model is better: {why}."
-    return f"These {n:,} pictures cannot tell the two models apart."
+    these = "This picture" if n == 1 else f"These {n:,} pictures"
+    return f"{these} cannot tell the two models apart."
 
 
 def _share(right: list[np.ndarray]) -> dict[str, Any]:

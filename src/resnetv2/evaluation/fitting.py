@@ -12,7 +12,7 @@ import numpy as np
 
 from resnetv2.console import Counter
 from resnetv2.data.check import check_policy
-from resnetv2.data.index import Samples
+from resnetv2.data.index import Samples, refuse_inside
 from resnetv2.errors import ConfigError, DataError, Error
 from resnetv2.evaluation.answers import Pictures, ask_each, find_pictures
 from resnetv2.evaluation.calibration import find_threshold, fit_temperature
@@ -71,7 +71,8 @@ def calibrate(
         ``undefined``: why a figure is None, by its name; ``skipped``: as ``evaluate``.
 
     Raises:
-        ConfigError: another split, an error rate outside 0 … 1, an artefact, or a network that does not give one class.
+        ConfigError: another split, an error rate outside 0 … 1, ``out`` inside the data, an artefact, or a network that
+            does not give one class.
         DataError: no such split, pictures of one class alone, pictures that the model's run trained or tests on, too
             few or too many mistakes for the error rate, or an unreadable picture.
         ModelFileError, DownloadError, MissingExtra: see ``Classifier.load``.
@@ -79,6 +80,7 @@ def calibrate(
     """
     out = Path(out)
     _check_options(out, split, error_rate)
+    refuse_inside(out, Path(data))
     check_policy(on_bad_image)
     file = read_model(model)
     if isinstance(file, Artefact):

@@ -22,7 +22,7 @@ from resnetv2.evaluation.page import write_page
 from resnetv2.evaluation.regression import regression_report
 from resnetv2.explanation import quick_map, stretch, takes_gradients
 from resnetv2.inference import Classifier, read_model
-from resnetv2.pages.render import check_page_name
+from resnetv2.pages.render import check_page
 from resnetv2.runtime.choice import AUTO
 from resnetv2.weights.calibration import Calibration
 from resnetv2.weights.modelfile import ModelFile
@@ -77,7 +77,7 @@ def evaluate(
         raise ConfigError(f"batch_size must be at least 1, got {batch_size}")
     check_policy(on_bad_image)
     if html is not None:
-        check_page_name(html)
+        check_page(html)
         refuse_inside(html, Path(data))
     loaded = model if isinstance(model, Classifier) else read_model(model)
     name = "" if isinstance(model, Classifier) else str(model)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,28 @@ from resnetv2.console import printable
 from resnetv2.errors import ConfigError, MissingExtra
 from resnetv2.files import replace_file
 
+_MARK = b'<meta name="generator" content="resnetv2">'  # in every template, by which a page of ours is known
+_HEAD = 1000  # bytes in which it stands
 
-def check_page_name(path: str | Path) -> None:
-    """Refuse a page whose name is not one of a page: it may be that of a model, an index or a list, and replace it.
+
+def check_page(path: str | Path) -> None:
+    """Refuse a page in place of anything but another page of ours, or whose name may be a model's, index's or list's.
 
     Raises:
-        ConfigError: it ends neither in .html nor in .htm.
+        ConfigError: it ends neither in .html nor in .htm, or something that is no page of ours is there.
     """
     if Path(path).suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"a page ends in .html, got {path}")
+    if os.path.lexists(path) and not _is_ours(Path(path)):
+        raise ConfigError(f"{path} is there already, and is no page of resnetv2: choose another name")
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            return _MARK in file.read(_HEAD)
+    except OSError:  # a folder, a link to nothing, or not to be read
+        return False
 
 
 def render_page(path: Path, template: str, **values: Any) -> None:

@@ -38,7 +38,20 @@ def write_card(header: Header, to: str, repo: str = "") -> str:
         f"- pictures: RGB, {pixels.image_size} pixels of {pixels.resize} ({pixels.fit}, {pixels.interpolation})",
         *([f"- licence: {licence}"] if licence else []),
         *(f"- {name}: {json.dumps(value)}" for name, value in header.metrics.items()),
+        *_tell_calibration(header, to),
         f"\n```python\n{_LOADING[to].format(source=theirs)}\n```\n",
         f'```python\nimport resnetv2\n\nclassifier = resnetv2.from_pretrained("{source}")\n```\n',
     ]
     return "\n".join(lines)
+
+
+def _tell_calibration(header: Header, to: str) -> list[str]:
+    """Return what users of another library must do themselves where a model is calibrated."""
+    if header.calibration is None:
+        return []
+    temperature = f"{header.calibration.temperature:.6g}"
+    told = (
+        f"\nThis model is calibrated, and {to} does not apply that: divide logits by {temperature} before the softmax "
+        "to have its probabilities. `resnetv2.from_pretrained` does. When to abstain is in the model file alone."
+    )
+    return [told]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 import resnetv2
+from resnetv2.console import talk
 from resnetv2.conversion.checkpoints import Checkpoint, read_checkpoint
 from resnetv2.conversion.writers import write_checkpoint
 from resnetv2.errors import ConvertError, Error, ModelFileError, unknown
@@ -39,6 +40,9 @@ _TIMEOUT = 10.0  # seconds for the hub's answer
 def save_pretrained(model: str | Path, folder: str | Path, *, to: str = "timm", repo: str = "") -> Path:
     """Write a network as a folder that another library loads: config, weights, preprocessing and card.
 
+    Of a calibrated model, the library applies no temperature and never abstains, which is said on stderr and in the
+    card. ``from_pretrained`` gives the temperature back; when to abstain is in the model file alone.
+
     Args:
         model: a model file, or published weights by name.
         folder: new, or empty.
@@ -59,15 +63,25 @@ def save_pretrained(model: str | Path, folder: str | Path, *, to: str = "timm", 
     file = read_model(model)
     if isinstance(file, Artefact):
         raise ModelFileError(f"{model} is an artefact, which has no weights by name: take the model file")
+    write_folder(file, Path(folder), to, repo)
+    if file.header.calibration is not None:
+        talk().print(
+            f"note: {to} does not know of calibration: its probabilities are without the temperature, and it never "
+            f"abstains; {_CARD} in the folder says so",
+            soft_wrap=True,
+        )
+    return Path(folder)
+
+
+def write_folder(file: ModelFile, folder: Path, to: str, repo: str = "") -> None:
+    """Write what was read as ``save_pretrained`` does; raises as it does."""
     configs = _configs(file.header, to)
-    folder = Path(folder)
     with new_folder(folder) as temporary:
         write_checkpoint(temporary / _WEIGHTS, file.header.architecture, file.weights, SOURCES[to])
         for name, values in configs.items():
             write_json(temporary / name, values)
         card = write_card(file.header, to, repo)
         (temporary / _CARD).write_text(card, encoding="utf-8", errors="backslashreplace")
-    return folder
 
 
 def from_pretrained(source: str | Path, *, revision: str = "", device: str = "auto", runtime: str = AUTO) -> Classifier:

@@ -87,13 +87,13 @@ def choose_runtime(file: ModelFile, device: str = "auto", count: int = 1) -> str
     path = _speeds_path(file, installed)
     speeds = _read_speeds(path)
     if not speeds and count >= MANY:
-        talk().print(f"measuring once which runtime is the fastest here: {', '.join(installed)}")
+        talk().print(f"measuring once which runtime is the fastest here: {', '.join(installed)}", soft_wrap=True)
         speeds = {name: measure(file, name) for name in installed}
         with contextlib.suppress(Error):  # a cache that cannot be written is measured for again
             write_json(path, speeds)
     best = max(speeds, key=speeds.__getitem__) if speeds else installed[0]
     figures = ", ".join(f"{name} {rate:.1f}" for name, rate in speeds.items())
-    talk().print(f"runtime: {best}" + (f" (pictures a second here: {figures})" if speeds else ""))
+    talk().print(f"runtime: {best}" + (f" (pictures a second here: {figures})" if speeds else ""), soft_wrap=True)
     return best
 
 

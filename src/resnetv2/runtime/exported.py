@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from pathlib import Path
@@ -99,7 +100,9 @@ def export_program(model: ResNetV2, preprocessing: Preprocessing) -> Any:
 
 def save_program(path: Path, program: Any, text: str) -> None:
     """Write a program with an artefact's text among its extra files."""
-    torch.export.save(program, path, extra_files={"resnetv2.json": text})
+    buffer = io.BytesIO()  # where a disk is full, torch's own writing ends the process
+    torch.export.save(program, buffer, extra_files={"resnetv2.json": text})
+    path.write_bytes(buffer.getbuffer())
 
 
 def _refuse_pickles(path: Path) -> None:

@@ -79,6 +79,8 @@ def read_sealed(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
 
 
 def _open(path: Path) -> Any:
+    if os.path.isdir(path) and os.path.exists(path / "config.json") and os.path.exists(path / "model.safetensors"):  # noqa: PTH110, PTH112
+        raise ModelFileError(f"{path} is a folder for timm or transformers: load it by resnetv2.from_pretrained")
     if os.path.isdir(path):  # noqa: PTH112  as above
         raise ModelFileError(f"{path} is a folder; a file such as {path / 'best.safetensors'} is expected")
     if not os.path.exists(path):  # noqa: PTH110  as above
