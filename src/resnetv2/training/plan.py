@@ -18,7 +18,7 @@ PATIENCE = {"cpu": 15 * 60.0, "cuda": 60 * 60.0, "mps": 30 * 60.0}  # seconds th
 # Passes through the network that one pass over the pictures costs, in forward passes: what is measured is one of those.
 BACKWARD = 3.0  # forward, and twice that for the gradients
 TAIL = 0.6  # the last stage forward and backward: 4.9 of the whole network's 8.2 GFLOP at 224 pixels
-LP_FT_EPOCHS = 4
+LP_FT_EPOCHS = 2
 MIXUP_FROM = 20_000  # training pictures from which fine-tuning mixes them, as BiT-HyperRule
 _SIZES = {"start_image_size", "resize_ramp", "val_image_size"}  # of pictures that are seen in several
 IDLE: Mapping[str, Set[str]] = {  # settings that a recipe has no use for
@@ -118,7 +118,8 @@ def lp_ft_settings(facts: Facts) -> dict[str, Any]:
         "warmup_epochs": 0.5,
         "schedule": "cosine",
         "weight_decay": 1e-4,
-        "ema_decay": 0.99,
+        "ema_decay": 0.0,
+        "bn": "frozen",  # the head was solved for on these statistics
         "label_smoothing": 0.0,  # a head that was solved for is surer than smoothed labels allow, and would unlearn it
     }
 
