@@ -140,12 +140,8 @@ def measure_products(
 
     None is the library's way, with the passes that it needs around it. (n, c, h, w) bfloat16 -> (n, k, h, w)
     """
-
-    def random(*shape: int) -> Tensor:
-        return torch.randn(*shape, device="cuda").bfloat16().contiguous(memory_format=torch.channels_last)
-
-    x, slope, kernel = random(n, c, h, w), random(n, k, h, w), random(k, c, 1, 1)
-    shortcut = random(n, k, h, w) if add else None
+    x, slope, kernel = channels_last(n, c, h, w), channels_last(n, k, h, w), channels_last(k, c, 1, 1)
+    shortcut = channels_last(n, k, h, w) if add else None
     pixels, slopes, matrix = preact.flatten(x), preact.flatten(slope), preact.flatten_kernel(kernel)
     flat = None if shortcut is None else preact.flatten(shortcut)
     _, part, rows = triton_norm.moments(pixels)
@@ -174,7 +170,7 @@ def _time(run: Callable[[], object]) -> float:
         run()
     except (triton.runtime.errors.OutOfResources, RuntimeError):
         return float("inf")
-    return float(triton.testing.do_bench(run, warmup=5, rep=20, return_mode="median"))
+    return bench(run)
 
 
 def shapes(batch: int) -> None:
