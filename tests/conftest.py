@@ -1,6 +1,8 @@
 """What every test shares: one thread, the same random state at its start, and slow tests only on demand."""
 
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 
@@ -25,6 +27,18 @@ def same_random_state():
     """Seed torch where a test uses it, so that no test depends on which ran before."""
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 512 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
+    if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("only root can mount a small disk")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def pytest_collection_modifyitems(config, items):

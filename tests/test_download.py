@@ -445,18 +445,6 @@ def test_a_cache_without_permission_is_one_error_that_names_the_variable(server,
         fetch_file(served(server))
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 512 KiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("only root can mount a small disk")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 def test_a_full_disk_is_said_before_the_download_where_the_size_is_known(server, small_disk, monkeypatch):
     monkeypatch.setenv("RESNETV2_CACHE", str(small_disk))
     with pytest.raises(DownloadError, match=r"needs 1,048,576 bytes more and .* left: make room"):

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import zipfile
@@ -366,18 +365,6 @@ def test_an_artefact_is_not_written_among_the_pictures_that_check_it(model, data
         with pytest.raises(ConfigError, match="which is only read"):
             resnetv2.export(model, to="onnx", out=data / "model.onnx", **option)
     assert not (data / "model.onnx").exists()
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A file system of 512 KiB, less than the network's weights."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
-    if not shutil.which("mount") or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("only root can mount a small disk")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 @pytest.mark.parametrize("to", ENDINGS)

@@ -210,6 +210,11 @@ def quick_map(classifier: Classifier, pixels: np.ndarray, number: int) -> np.nda
     return integrated_gradients(cast("TorchSession", classifier.session), pixels, number, _QUICK)
 
 
+def quick_heat(classifier: Classifier, pixels: np.ndarray, number: int) -> np.ndarray:
+    """Return ``quick_map`` at the size of the pixels, float32 (H, W), its highest place 1."""
+    return stretch(quick_map(classifier, pixels, number), len(pixels))
+
+
 def takes_gradients(classifier: Classifier) -> bool:
     """Return whether a classifier runs on torch."""
     try:

@@ -71,7 +71,7 @@ def search(
         check_page(html)
     opened = read_index(Path(index))
     if html is not None:
-        _check_page(html, (index, picture), opened.paths)
+        _refuse_among(html, opened.paths)
     made_by, layer = opened.header["model"], opened.header["layer"]
     name = made_by["name"] if model is None else model
     try:
@@ -98,17 +98,14 @@ def search(
     return matches
 
 
-def _check_page(page: str | Path, read: Iterable[str | Path], pictures: Iterable[str]) -> None:
-    """Refuse a page in place of what is only read, or among the pictures of the index.
+def _refuse_among(page: str | Path, pictures: Iterable[str]) -> None:
+    """Refuse a page among the pictures of the index.
 
     Raises:
         ConfigError: it is such a place.
     """
-    place = os.path.realpath(page)
-    if place in map(os.path.realpath, read):
-        raise ConfigError(f"{page} is one of the files that are only read: choose another --html")
     folders = {os.path.dirname(path) for path in pictures}  # noqa: PTH120  text: there may be millions of pictures
-    if os.path.dirname(place) in map(os.path.realpath, folders):  # noqa: PTH120
+    if os.path.dirname(os.path.realpath(page)) in map(os.path.realpath, folders):  # noqa: PTH120
         raise ConfigError(f"{page} lies among the pictures of the index, which are only read: choose another --html")
 
 

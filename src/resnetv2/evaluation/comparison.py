@@ -204,8 +204,7 @@ def _test(figures: dict[str, Any], right: list[np.ndarray], what: str) -> dict[s
     verdict = _verdict(p < DOUBT, better, f"{what} is higher by more than chance (p = {p:.2g})", len(right[0]))
     scores = _tell_scores(figures)
     if p >= DOUBT and scores:
-        these = "this picture" if len(right[0]) == 1 else f"these {len(right[0]):,} pictures"
-        verdict = f"By {what} {these} cannot tell the two models apart.{scores}"
+        verdict = f"By {what} {_say_open(len(right[0]))}{scores}"
     return {"figures": figures, "only_first": only_first, "only_second": only_second, "p": p, "verdict": verdict}
 
 
@@ -222,7 +221,11 @@ def _tell_scores(figures: Mapping[str, Any]) -> str:
 def _verdict(is_told: bool, better: str, why: str, n: int) -> str:
     if is_told:
         return f"The {better} model is better: {why}."
-    these = "This picture" if n == 1 else f"These {n:,} pictures"
+    return _say_open(n).capitalize()
+
+
+def _say_open(n: int) -> str:
+    these = "this picture" if n == 1 else f"these {n:,} pictures"
     return f"{these} cannot tell the two models apart."
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,12 @@ from resnetv2.evaluation.mistakes import Shown
 from resnetv2.evaluation.multilabel import multilabel_report
 from resnetv2.evaluation.page import write_page
 from resnetv2.evaluation.regression import regression_report
-from resnetv2.explanation import quick_map, stretch, takes_gradients
+from resnetv2.explanation import quick_heat, takes_gradients
 from resnetv2.inference import Classifier, read_model
 from resnetv2.pages.render import check_page
 from resnetv2.runtime.choice import AUTO
 from resnetv2.weights.calibration import Calibration
-from resnetv2.weights.modelfile import ModelFile
+from resnetv2.weights.modelfile import Header, ModelFile
 
 
 def evaluate(
@@ -117,9 +118,20 @@ def measure(
     else:
         logits, distances = ask_with_distances(classifier, samples, batch_size=batch_size, tta=tta, progress=progress)
         abstention = _abstention(logits, distances, pictures, header.calibration, tta)
-    figures = make_report(header.task, logits, samples.labels, header.classes)
+    return assemble_report(header, pictures, asked, logits, abstention), logits
+
+
+def assemble_report(
+    header: Header,
+    pictures: Pictures,
+    asked: Mapping[str, Any],
+    logits: np.ndarray,
+    abstention: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the report of logits (N, K) to pictures; ``asked`` as in ``measure``."""
+    figures = make_report(header.task, logits, pictures.samples.labels, header.classes)
     rest = {"abstention": abstention, "skipped": pictures.skipped}
-    return {**asked, "task": header.task, **figures, **rest}, logits
+    return {**asked, "task": header.task, **figures, **rest}
 
 
 def make_report(task: str, logits: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
@@ -139,10 +151,4 @@ def _abstention(
 
 def heat_of(classifier: Classifier) -> Callable[[np.ndarray, int], np.ndarray] | None:
     """Return what shows where the network sees a class, None where there are no gradients to tell it from."""
-    if not takes_gradients(classifier):
-        return None
-
-    def heat(pixels: np.ndarray, number: int) -> np.ndarray:
-        return stretch(quick_map(classifier, pixels, number), len(pixels))
-
-    return heat
+    return partial(quick_heat, classifier) if takes_gradients(classifier) else None

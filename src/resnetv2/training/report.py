@@ -19,8 +19,8 @@ from resnetv2.diagnosis import FOLDS, find_suspects
 from resnetv2.evaluation.answers import Pictures
 from resnetv2.evaluation.mistakes import Shown, show_labels
 from resnetv2.evaluation.page import model_facts, next_commands, page_values
-from resnetv2.evaluation.run import make_report, measure
-from resnetv2.explanation import quick_map, stretch
+from resnetv2.evaluation.run import assemble_report, measure
+from resnetv2.explanation import quick_heat
 from resnetv2.inference import Classifier, softmax
 from resnetv2.pages.render import render_page
 from resnetv2.training.card import make_card, write_card
@@ -98,25 +98,20 @@ def measure_held_out(record: Record, index: Index, device: str, known: Known) ->
     held_out = index.take(np.flatnonzero(index.splits == split).tolist())
     file = read_model_file(record.model)
     asked = {"model": str(record.model), "data": record.data, "split": split, "tta": None}
-    logits = known(split)
+    pictures, logits = Pictures(held_out, []), known(split)
     if logits is None:
         classifier = Classifier.from_file(file, device, count=len(held_out.paths))
         with counting(f"measuring on {split}") as progress:
-            report, logits = measure(classifier, Pictures(held_out, []), asked, progress=progress)
+            report, logits = measure(classifier, pictures, asked, progress=progress)
     else:
-        figures = make_report(file.header.task, logits, held_out.labels, file.header.classes)
-        report = {**asked, "task": file.header.task, **figures, "abstention": None, "skipped": []}
+        report = assemble_report(file.header, pictures, asked, logits)
     return Shown(report, file.header, held_out, logits, _heat(file, device), MISTAKES)
 
 
 def _heat(file: ModelFile, device: str) -> Callable[[np.ndarray, int], np.ndarray]:
     """Return what shows where the network sees a class; PyTorch's session is opened for the first mistake."""
     open_once = cache(lambda: Classifier.from_file(file, device, "torch"))
-
-    def heat(pixels: np.ndarray, number: int) -> np.ndarray:
-        return stretch(quick_map(open_once(), pixels, number), len(pixels))
-
-    return heat
+    return lambda pixels, number: quick_heat(open_once(), pixels, number)
 
 
 def find_labels(shown: Shown) -> tuple[list[dict[str, str]], int]:
