@@ -28,6 +28,16 @@ def preactivate(x, scale, shift):
     return x.to(tl.float32) * scale + shift
 
 
+@triton.jit
+def _load_norm(norm_ptr, channels, inside, c):
+    """Return scale, shift, mean and 1 / std of some channels, from what ``combine_moments`` returns."""
+    scale = tl.load(norm_ptr + channels, mask=inside, other=0.0)
+    shift = tl.load(norm_ptr + c + channels, mask=inside, other=0.0)
+    mean = tl.load(norm_ptr + 2 * c + channels, mask=inside, other=0.0)
+    rstd = tl.load(norm_ptr + 3 * c + channels, mask=inside, other=0.0)
+    return scale[None, :], shift[None, :], mean[None, :], rstd[None, :]
+
+
 @triton.jit(do_not_specialize=["m", "tiles"])
 def _add_moments(
     x_ptr, other_ptr, y_ptr, part_ptr, m, c, tiles,
@@ -119,10 +129,7 @@ def _reduce(
     tile = tl.program_id(0)
     channels = tl.program_id(1) * BLOCK_C + tl.arange(0, BLOCK_C)
     inside = channels < c
-    scale = tl.load(norm_ptr + channels, mask=inside, other=0.0)[None, :]
-    shift = tl.load(norm_ptr + c + channels, mask=inside, other=0.0)[None, :]
-    mean = tl.load(norm_ptr + 2 * c + channels, mask=inside, other=0.0)[None, :]
-    rstd = tl.load(norm_ptr + 3 * c + channels, mask=inside, other=0.0)[None, :]
+    scale, shift, mean, rstd = _load_norm(norm_ptr, channels, inside, c)
     total = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
     product = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
     for step in range(0, ROWS, BLOCK_M):
@@ -149,16 +156,13 @@ def _gradient(
     inside = channels < c
     mask = (rows < m)[:, None] & inside[None, :]
     place = rows[:, None] * c + channels[None, :]
-    scale = tl.load(norm_ptr + channels, mask=inside, other=0.0)
-    shift = tl.load(norm_ptr + c + channels, mask=inside, other=0.0)
-    mean = tl.load(norm_ptr + 2 * c + channels, mask=inside, other=0.0)
-    rstd = tl.load(norm_ptr + 3 * c + channels, mask=inside, other=0.0)
-    total = tl.load(sums_ptr + channels, mask=inside, other=0.0) / m
-    product = tl.load(sums_ptr + c + channels, mask=inside, other=0.0) / m
+    scale, shift, mean, rstd = _load_norm(norm_ptr, channels, inside, c)
+    total = (tl.load(sums_ptr + channels, mask=inside, other=0.0) / m)[None, :]
+    product = (tl.load(sums_ptr + c + channels, mask=inside, other=0.0) / m)[None, :]
     x = tl.load(x_ptr + place, mask=mask, other=0.0).to(tl.float32)
     slope = tl.load(slope_ptr + place, mask=mask, other=0.0).to(tl.float32)
-    g = tl.where(preactivate(x, scale[None, :], shift[None, :]) <= 0, 0.0, slope)
-    d = scale[None, :] * (g - total[None, :] - (x - mean[None, :]) * (rstd * product)[None, :])
+    g = tl.where(preactivate(x, scale, shift) <= 0, 0.0, slope)
+    d = scale * (g - total - (x - mean) * (rstd * product))
     if ADD:
         d += tl.load(other_ptr + place, mask=mask, other=0.0).to(tl.float32)
     tl.store(out_ptr + place, d.to(out_ptr.dtype.element_ty), mask=mask)
