@@ -23,6 +23,7 @@ import functools
 import json
 import os
 import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -339,9 +340,28 @@ def one(arguments):
     for name, other in (("timm resnetv2_50", network), ("timm resnet50 (v1.5)", v1)):
         sides[f"{name}, OpenVINO"] = latency_openvino(other)
         sides[f"{name}, ONNX Runtime"] = latency_onnx(other)
-    seconds = turns(sides, [None], arguments.repeats * 5)
-    rows = [{"side": name, "ms": spread([1000 * value for value in values], 1)} for name, values in seconds.items()]
+    milliseconds = one_turns(sides, arguments.repeats * 5)
+    fastest = min(sides, key=lambda name: statistics.median(milliseconds[name]))
+    rows = []
+    for name, values in milliseconds.items():
+        ratios = [value / other for value, other in zip(values, milliseconds[fastest], strict=True)]
+        rows.append({"side": name, "ms": spread(values, 1), f"÷ {fastest}": spread(ratios, 2)})
     print(table(rows))
+
+
+def one_turns(sides, repeats):
+    """Return the milliseconds of every side in every turn, the median of five answers each.
+
+    The order of a turn is drawn. A side begins with idle cores, since for some milliseconds after an answer the threads
+    of a runtime spin in wait of more, and with an answer that does not count.
+    """
+    order, milliseconds = np.random.default_rng(0), {name: [] for name in sides}
+    for _ in range(repeats):
+        for name in order.permutation(list(sides)).tolist():
+            time.sleep(0.2)
+            answers = turns({name: sides[name]}, [None], 5)[name]
+            milliseconds[name].append(1000 * statistics.median(answers))
+    return milliseconds
 
 
 def latency_openvino(network):
