@@ -26,7 +26,8 @@ from resnetv2.shapes import tensor_shapes
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
-SHORT = ["--arch", "resnet50v2", "--epochs", "1", "--image-size", "32"]  # what a test adds to `resnetv2 train`
+SHORT = ["--epochs", "1", "--image-size", "32"]  # what a test adds to `resnetv2 train` where a line says none of it
+NARROW = ["--set", "model.width_factor=0.25"]  # and to each that starts without weights
 
 
 def blocks(document, language):
@@ -103,14 +104,15 @@ def test_shell_blocks_run(document, place, run, tmp_path):
         if words[:1] != ["resnetv2"]:
             assert words[:1] in (["make"], ["pip"], []), f"a command that no test runs: {line}"
             continue
-        short = SHORT if words[1] == "train" and not {"--epochs", "--weights"} & set(words) else []
+        scratch = words[1] == "train" and "--weights" not in words
+        added = [*NARROW * scratch, *SHORT * (scratch and "--epochs" not in words)]
         if words[1] != "models" and names_published_weights(words):
             offline = {"HF_HUB_OFFLINE": "1", "HF_HOME": tmp_path / "hub", "RESNETV2_CACHE": tmp_path / "cache"}
             done = command(*words[1:], cwd=tmp_path, **offline)
             assert done.returncode == 2, done.stderr
             assert "put the file there by hand" in done.stderr
             continue
-        done = command(*words[1:], *short, cwd=tmp_path)
+        done = command(*words[1:], *added, cwd=tmp_path)
         if "--error-rate" in words:  # such a promise takes more pictures than the documents' folder has
             assert (done.returncode, "pictures to show and there are" in done.stderr) == (2, True), done.stderr
             continue

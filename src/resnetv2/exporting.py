@@ -24,7 +24,7 @@ from resnetv2.inference import GOLDEN_TOLERANCE, Classifier, compare_golden, rea
 from resnetv2.repository.folder import SOURCES, from_pretrained, save_pretrained, write_folder
 from resnetv2.runtime.artefact import RUNTIMES, Artefact, read_artefact, write_artefact
 from resnetv2.runtime.choice import open_session
-from resnetv2.runtime.graph import build_graph
+from resnetv2.runtime.graph import Graph, build_graph
 from resnetv2.runtime.onnxmodel import encode_onnx, encode_texts
 from resnetv2.runtime.openvino import openvino_core
 from resnetv2.runtime.session import Session
@@ -382,16 +382,17 @@ def _check_int8(report: Mapping[str, Any], min_agreement: float, max_drop: float
 # --- the formats ------------------------------------------------------------------------------------------------------
 
 
-def _onnx_model(file: ModelFile) -> bytes:
-    return encode_onnx(build_graph(file.header.architecture, file.header.preprocessing, file.weights))
+def _graph(file: ModelFile) -> Graph:
+    return build_graph(file.header.architecture, file.header.preprocessing, file.weights)
 
 
 def _onnx_writer(file: ModelFile, pictures: np.ndarray | None) -> Save:
-    model = _onnx_model(file)
-    if pictures is not None:
+    if pictures is None:
+        model = encode_onnx(_graph(file))
+    else:
         from resnetv2.runtime.quantization import quantize_onnx
 
-        model = quantize_onnx(model, pictures)
+        model = quantize_onnx(_graph(file), pictures)
 
     def save(path: Path, text: str) -> None:
         path.write_bytes(model + encode_texts({"resnetv2": text}))
@@ -400,7 +401,7 @@ def _onnx_writer(file: ModelFile, pictures: np.ndarray | None) -> Save:
 
 
 def _openvino_writer(file: ModelFile, pictures: np.ndarray | None) -> Save:
-    model = openvino_core().read_model(_onnx_model(file), b"")
+    model = openvino_core().read_model(encode_onnx(_graph(file)), b"")
     if pictures is not None:
         from resnetv2.runtime.quantization import quantize_openvino
 
