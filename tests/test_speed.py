@@ -59,4 +59,4 @@ def test_the_figures_in_json_name_the_limit():
     figures = Speed(1.0, 2.0, 3.0, 4.0, 5.0).to_dict()
     assert figures["limit"] == "loader"
     assert figures["waited_s"] == 4.0
-    assert len(figures) == 6
+    assert len(figures) == 7

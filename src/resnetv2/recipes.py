@@ -132,6 +132,18 @@ RULES: dict[str, Rule] = {
 }
 
 
+def peak_rate(optimizer: str, batch_size: int) -> float:
+    """Return the usual peak learning rate from scratch.
+
+    SGD's is 0.2 for a batch of 256, in proportion to the batch; AdamW's 1e-3 for 256 and LAMB's 5e-3 for 2,048, to its
+    square root (the latter of Wightman et al. 2021, arXiv 2110.00476).
+    """
+    if optimizer == "sgd":
+        return 0.2 * batch_size / 256
+    rate, batch = (5e-3, 2048) if optimizer == "lamb" else (1e-3, 256)
+    return float(rate * (batch_size / batch) ** 0.5)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(Plain):
     """Every setting of a run; ``RUN/config.json`` holds one, resolved.
@@ -177,7 +189,7 @@ class TrainConfig(Plain):
     batch_size: int = 32  # pictures a step, over all processes
     grad_accum_steps: int = 1  # parts that a batch is computed in, to save memory; batch norm sees each by itself
     optimizer: str = "sgd"  # "sgd" (Nesterov), "adamw", "lamb"
-    lr: float | None = None  # peak rate; None: 0.2 for a batch of 256, in proportion to the batch
+    lr: float | None = None  # peak rate; None: as ``peak_rate`` has it
     momentum: float = 0.9
     schedule: str = "cosine"  # after warm-up; a key of SCHEDULES
     warmup_epochs: float = 2.0  # at most a quarter of the run
@@ -261,7 +273,7 @@ class TrainConfig(Plain):
     @property
     def peak_lr(self) -> float:
         """The learning rate after warm-up."""
-        return self.lr if self.lr is not None else 0.2 * self.batch_size / 256
+        return self.lr if self.lr is not None else peak_rate(self.optimizer, self.batch_size)
 
     def architecture(self, num_classes: int) -> ResNetV2Config:
         """Return the network this run trains."""

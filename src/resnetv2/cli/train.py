@@ -26,7 +26,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "root/class/* (split by itself, the same way every time), or a CSV with the columns image_path,label[,split]; "
         "in place of label, a column labels holds several classes with | between, a column target a number.",
         epilog="Ctrl-C saves first; continue with --resume. --set takes any field of TrainConfig, such as hflip=0, "
-        "crop_scale=0.5,1, weight_decay=1e-4, mixup=0.2, amp=bf16, bn=frozen, memory=recompute, model.stem=3x3. "
+        "crop_scale=0.5,1, weight_decay=1e-4, mixup=0.2, label_smoothing=0, memory=recompute, model.stem=3x3. "
         "ImageNet recipes: " + ", ".join(IMAGENET_RECIPES) + ".",
     )
     parser.add_argument(
@@ -63,6 +63,18 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         "--on-bad-image", choices=("error", "skip"), help="unreadable pictures: refuse, or leave out (default: error)"
     )
     parser.add_argument("--group-by", metavar="COLUMN_OR_REGEX", help=f"{GROUP_BY}; the split keeps them together")
+    parser.add_argument("--amp", choices=("off", "bf16", "fp16"), help="mixed precision (default: off)")
+    parser.add_argument(
+        "--bn",
+        choices=("train", "frozen", "recalibrate"),
+        help="batch norm's statistics: learn, keep to the bit, or compute exactly each epoch (default: train)",
+    )
+    parser.add_argument("--compile", action="store_true", default=None, help="torch.compile the network")
+    parser.add_argument(
+        "--track",
+        choices=("auto", "none", "tensorboard", "wandb", "mlflow"),
+        help="who is told the figures (default: TensorBoard where it is installed)",
+    )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any other setting; repeatable")
     parser.add_argument("--resume", action="store_true", help="continue the run in RUN from its newest checkpoint")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
@@ -89,6 +101,10 @@ def run(args: argparse.Namespace) -> int:
         device=args.device,
         on_bad_image=args.on_bad_image,
         group_by=args.group_by,
+        amp=args.amp,
+        bn=args.bn,
+        compile=args.compile,
+        track=args.track,
         set=parse_settings(args.set),
         resume=args.resume,
     )

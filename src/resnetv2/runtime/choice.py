@@ -18,7 +18,7 @@ import statistics
 import sys
 import time
 from dataclasses import replace
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -142,11 +142,20 @@ def _may_have_accelerator() -> bool:
 
 def _speeds_path(file: ModelFile, installed: list[str]) -> Path:
     """Return where the speeds of this machine, network and size are kept."""
-    packages = [f"{name} {version(RUNTIMES[name])}" for name in installed]
+    packages = [f"{name} {_version(RUNTIMES[name])}" for name in installed]
     machine = [platform.node(), platform.machine(), os.cpu_count(), count_threads()]
     network = replace(file.header.architecture, num_classes=0).to_dict()
     state = json.dumps([machine, packages, network, file.header.preprocessing.image_size], sort_keys=True)
     return cache_path("speeds", f"{hashlib.sha256(state.encode()).hexdigest()[:16]}.json")
+
+
+def _version(module: str) -> str:
+    """Return the version of what brought a module: the package of its name, or another, such as onnxruntime-gpu."""
+    try:
+        return version(module)
+    except PackageNotFoundError:
+        packages = packages_distributions().get(module, [])  # reads the records of all packages
+        return ", ".join(f"{package} {version(package)}" for package in sorted(set(packages)))
 
 
 def _read_speeds(path: Path) -> dict[str, float]:

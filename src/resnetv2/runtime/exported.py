@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,13 @@ from resnetv2.preprocess import Preprocessing
 from resnetv2.runtime.graph import FEATURES, LOGITS
 from resnetv2.runtime.pytorch import Normalize, choose_device
 from resnetv2.runtime.session import POOLED, check_finite, check_layer, one_memory_error
+
+_ARRAY = re.compile(r"(weight|tensor)_\d+")
+_MEMBER = re.compile(  # what an archive of ours has, below the folder of its name
+    rf"data/weights/({_ARRAY.pattern}|model_weights_config\.json)|data/constants/({_ARRAY.pattern}|model_constants_config"
+    r"\.json)|models/model\.json|data/sample_inputs/model\.pt|extra/resnetv2\.json|archive_(format|version)|byteorder"
+    r"|\.data/\w+|\.\w+"
+)
 
 
 class Whole(nn.Module):
@@ -45,13 +53,14 @@ class ExportedSession:
         device: "auto", "cpu", "cuda", "mps".
 
     Raises:
-        ModelFileError: PyTorch refuses the archive, or it holds pickled values: reading those could run any code.
+        ModelFileError: PyTorch refuses the archive, or it holds what ``save_program`` does not write, such as pickled
+            values, which could run any code when they are read.
     """
 
     runtime = "torch"
 
     def __init__(self, path: Path, device: str = "auto") -> None:
-        _refuse_pickles(path)
+        _refuse_foreign(path)
         self.device = choose_device(device)
         try:
             program = torch.export.load(path)
@@ -105,11 +114,20 @@ def save_program(path: Path, program: Any, text: str) -> None:
     path.write_bytes(buffer.getbuffer())
 
 
-def _refuse_pickles(path: Path) -> None:
+def _refuse_foreign(path: Path) -> None:
+    """Refuse an archive with more in it than arrays, the graph and our text: PyTorch would unpickle or load that."""
     with zipfile.ZipFile(path) as archive:
-        for name in archive.namelist():
-            if not name.endswith("_config.json"):
-                continue
-            entries = json.loads(archive.read(name)).get("config", {}).values()
-            if any(entry.get("use_pickle") for entry in entries):
-                raise ModelFileError(f"{path} holds pickled values, which could run any code")
+        names = archive.namelist()
+        foreign = [name for name in names if not _MEMBER.fullmatch(name.partition("/")[2])]
+        if foreign or len(set(names)) < len(names):
+            raise ModelFileError(f"{path} holds {(foreign or ['one name twice'])[0]}, which no export writes")
+        for name in names:
+            if name.endswith("_config.json"):
+                entries = json.loads(archive.read(name)).get("config", {}).values()
+                if any(entry.get("use_pickle") or not _ARRAY.fullmatch(entry["path_name"]) for entry in entries):
+                    raise ModelFileError(f"{path} holds pickled values, which could run any code")
+            elif name.endswith(".pt"):
+                try:
+                    torch.load(io.BytesIO(archive.read(name)), weights_only=True)
+                except Exception as error:  # PyTorch's reader would go on and unpickle it
+                    raise ModelFileError(f"{path} holds pickled values, which could run any code") from error

@@ -38,6 +38,9 @@ def quantize_onnx(graph: Graph, pictures: np.ndarray) -> bytes:
     except ModuleNotFoundError as error:
         raise MissingExtra("quantizing an ONNX model", "export") from error
 
+    # its ReLU stays: the last map is what the head pools and what features are asked of
+    pooled = next(node.inputs[0] for node in graph.nodes if node.op == "GlobalAveragePool")
+
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]  # onnxruntime has no types
         rows = iter(pictures)
 
@@ -53,6 +56,7 @@ def quantize_onnx(graph: Graph, pictures: np.ndarray) -> bytes:
             Reader(),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "Relu", "Add", "MaxPool", "AveragePool", "Gemm"],
+            nodes_to_exclude=[pooled],
             per_channel=True,
             reduce_range=True,
             activation_type=quantization.QuantType.QUInt8,

@@ -52,6 +52,11 @@ class State:
     scaler: torch.amp.GradScaler
 
 
+def saved_step(path: Path) -> int:
+    """Return the step after which a checkpoint was written."""
+    return int(path.stem.rpartition("-")[2])
+
+
 def save_checkpoint(folder: Path, progress: Progress, state: State, data: Mapping[str, Any]) -> None:
     """Write a checkpoint named by its step, and drop all but the newest two; where space is short, the older one first.
 

@@ -47,7 +47,7 @@ class Display:
     def __exit__(self, *exception: object) -> None:
         self.bar.stop()
 
-    def step(self, progress: Progress, epochs: int, pictures: int, rate: float, is_counted: bool) -> None:
+    def step(self, progress: Progress, epochs: int, pictures: int, rate: float, is_counted: bool, speed: Speed) -> None:
         """Show one more step.
 
         Args:
@@ -56,12 +56,17 @@ class Display:
             pictures: of the step.
             rate: the learning rate.
             is_counted: whether right answers are counted.
+            speed: of the epoch so far: the share of waiting for pictures, and the memory.
         """
         self.recent.append((time.monotonic(), pictures))
         elapsed = self.recent[-1][0] - self.recent[0][0]
-        speed = sum(n for _, n in list(self.recent)[1:]) / elapsed if elapsed else 0.0
+        pace = sum(n for _, n in list(self.recent)[1:]) / elapsed if elapsed else 0.0
         top1 = f"  top-1 {progress.correct / progress.seen:6.2%}" if is_counted else ""
-        figures = f"loss {progress.loss_sum / progress.seen:.3f}{top1}  lr {rate:.2g}  {speed:,.0f} img/s"
+        memory = f"  {speed.peak_memory_mb / 1000:.1f} GB" if speed.peak_memory_mb is not None else ""
+        figures = (
+            f"loss {progress.loss_sum / progress.seen:.3f}{top1}  lr {rate:.2g}  {pace:,.0f} img/s  "
+            f"waits {speed.waited_share:.0%}{memory}"
+        )
         self.bar.update(self.task, advance=1, description=f"epoch {progress.epoch + 1}/{epochs}", figures=figures)
 
     def epoch(self, line: dict[str, Any], epochs: int, seconds: float, speed: Speed, best: bool) -> None:

@@ -50,7 +50,9 @@ def find_lr(
     data = Path(data)
     if plot is not None:
         refuse_inside(plot, data)
-    settings = {**(set or {}), **({} if weights is None else {"weights": str(weights), "recipe": "finetune"})}
+    settings = {**(set or {}), **({} if weights is None else {"weights": str(weights)})}
+    if "weights" in settings:
+        settings = {"recipe": "finetune", **settings}
     if settings.get("recipe") in PRETRAINED and settings["recipe"] != "finetune":
         raise ConfigError(f"recipe {settings['recipe']!r} trains no whole network: leave it out")
     config, index, _, start = prepare(data, settings)

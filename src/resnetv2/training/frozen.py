@@ -108,7 +108,7 @@ class Frozen:
         train = index.splits == "train"
         targets = Objective(config, index, torch.device("cpu")).targets(index.labels[train]).numpy()
         groups = None if index.groups is None else [index.groups[i] for i in np.flatnonzero(train).tolist()]
-        weighting = "none" if (config.class_weights, config.sampling) == ("none", "natural") else "balanced"
+        weighting = "none" if config.class_weights == "none" and config.sampling != "balanced" else "balanced"
         if index.task == "regression":
             return fit_values(features, targets.ravel(), groups=groups, seed=config.seed)
         if index.task == "multilabel":

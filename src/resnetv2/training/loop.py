@@ -31,7 +31,16 @@ from resnetv2.recipes import TrainConfig
 from resnetv2.runtime.pytorch import model_file, place
 from resnetv2.training import batchnorm
 from resnetv2.training.average import MovingAverage
-from resnetv2.training.checkpoint import KEPT, Progress, State, list_checkpoints, read_newest, restore, save_checkpoint
+from resnetv2.training.checkpoint import (
+    KEPT,
+    Progress,
+    State,
+    list_checkpoints,
+    read_newest,
+    restore,
+    save_checkpoint,
+    saved_step,
+)
 from resnetv2.training.display import Display
 from resnetv2.training.distributed import World
 from resnetv2.training.mix import Mix
@@ -124,8 +133,10 @@ class Run:
         self.device = self.world.device(config.device)
         place(parts.network, self.device)
         self.model = parts.trained
+        self.statistics: str | None = None  # of batch norm, where they must stay
         if config.bn == "frozen":
             batchnorm.freeze(self.model)
+            self.statistics = batchnorm.statistics_digest(self.model)
         elif config.sync_bn and self.world.size > 1:
             synchronize(self.model)
         self.average = MovingAverage(self.model, config.ema_decay)
@@ -309,13 +320,14 @@ class Run:
         """Take every step that is left of the epoch under way; return how fast that went."""
         progress, steps = self.progress, len(self.parts.train)
         self.model.train()
-        stopwatch = Stopwatch(self.parts.train)
+        stopwatch = Stopwatch(self.parts.train, self.device)
         for batch in stopwatch.watch(self.batches()):
             rate = self.rate(progress.step)
             outcome = self.take_step(batch, rate)
             if progress.step % _TRACK_EVERY == 0 and progress.batch < steps:  # the epoch's line is its last step's
                 tracker.log(progress.step, {"loss": outcome.loss, "lr": rate})
-            display.step(progress, self.config.epochs, batch.total, rate, self.index.task == "classification")
+            is_counted = self.index.task == "classification"
+            display.step(progress, self.config.epochs, batch.total, rate, is_counted, stopwatch.speed())
             self.stop_if_told(display)
             if self.is_save_due() and progress.batch < steps:
                 self.save()
@@ -335,10 +347,7 @@ class Run:
         progress, config = self.progress, self.config
         outcome = self.try_step(batch, rate)
         if not np.isfinite(outcome.loss):
-            raise Error(
-                f"the loss became {outcome.loss} at step {progress.step + 1} (epoch {progress.epoch + 1}): start a new "
-                f"run with a lower --lr; {self._last_good()}"
-            )
+            raise self._diverged(f"the loss became {outcome.loss} at step {progress.step + 1}")
         progress.step += 1
         progress.batch += 1
         progress.loss_sum += outcome.loss * batch.total
@@ -359,8 +368,15 @@ class Run:
             pictures, targets = self.mix(pictures, targets, rng, batch.total, take)
         return self.stepper(pictures, targets, rate, progress.step, batch.elsewhere)
 
-    def _last_good(self) -> str:
-        saved = list_checkpoints(self.checkpoints)
+    def _diverged(self, what: str) -> Error:
+        """Return the error of a network that gives no numbers; a checkpoint of its very weights is not a good one."""
+        return Error(
+            f"{what} (epoch {self.progress.epoch + 1}): start a new run with a lower --lr; "
+            f"{self._last_good(before=self.progress.step)}"
+        )
+
+    def _last_good(self, before: int | None = None) -> str:
+        saved = [path for path in list_checkpoints(self.checkpoints) if before is None or saved_step(path) < before]
         models = "best.safetensors in it is the best epoch" if self.progress.best else "no epoch was completed"
         return f"the last good checkpoint is {saved[0] if saved else 'none'}, the run {self.out}; {models}"
 
@@ -369,7 +385,11 @@ class Run:
         progress, config = self.progress, self.config
         if config.bn == "recalibrate":
             self.recalibrate()
+        if self.statistics is not None and self.statistics != batchnorm.statistics_digest(self.model):
+            raise Error("batch norm's statistics changed, and bn=frozen promises that they do not: please report this")
         answers, labels = self.validate()
+        if not np.isfinite(answers).all():
+            raise self._diverged(f"the answers to validation pictures are no numbers after step {progress.step}")
         figures = self.objective.figures(answers, labels)
         top1 = {"train_top1": progress.correct / progress.seen} if self.index.task == "classification" else {}
         progress.epoch += 1
@@ -420,11 +440,12 @@ class Run:
 
     def recalibrate(self) -> None:
         """Give the averaged network exact statistics of batch norm, from the pictures of the epoch under way."""
-        batches, n = self.parts.train.batches(self.progress.epoch, size=self.image_size()), RECALIBRATED
-        if self.world.size > 1:  # whole batches, so that every process has equally many of them
-            batches, n = islice(batches, -(-n // self.config.batch_size)), len(self.index.paths)
-        pictures = (self.on_device(batch) for batch in batches)
-        batchnorm.recalibrate(self.average.average, pictures, n, self.world.total)
+        batches = self.parts.train.batches(self.progress.epoch, size=self.image_size())
+        whole = islice(
+            batches, -(-RECALIBRATED // self.config.batch_size)
+        )  # the same pictures in any number of processes
+        pictures = (self.on_device(batch) for batch in whole)
+        batchnorm.recalibrate(self.average.average, pictures, len(self.index.paths), self.world.total)
 
     # --- what an epoch or a step has ---
 

@@ -78,7 +78,7 @@ class Objective:
         return -value if self.metric in LOWER_IS_BETTER else value
 
     def figures(self, answers: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-        """Return loss and figures of the validation pictures, in float64.
+        """Return loss and figures of the validation pictures, in float64; loss is in the units of training.
 
         Args:
             answers: as ``answers`` gives them.
@@ -88,7 +88,12 @@ class Objective:
             errors = answers[:, 0].astype(np.float64) - labels
             square, spread = float((errors**2).mean()), float(labels.var())
             r2 = 1 - square / spread if spread else None
-            return {"val_loss": square, "val_mae": float(np.abs(errors).mean()), "val_r2": r2, "val_n": len(labels)}
+            return {
+                "val_loss": square / self.std**2,
+                "val_mae": float(np.abs(errors).mean()),
+                "val_r2": r2,
+                "val_n": len(labels),
+            }
         if self.task == "multilabel":
             probability = np.where(labels == 1, sigmoid(answers), sigmoid(-answers))
             precision = [

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from resnetv2.errors import ConfigError
 from resnetv2.imagenet_recipes import IMAGENET_RECIPES
-from resnetv2.recipes import TrainConfig
+from resnetv2.recipes import TrainConfig, peak_rate
 from resnetv2.weights.modelfile import Header
 
 SMALL = 96 * 96  # pixels of a picture; below, BiT-HyperRule takes smaller sizes (arXiv 1912.11370, section 3.3)
@@ -21,8 +22,9 @@ TAIL = 0.6  # the last stage forward and backward: 4.9 of the whole network's 8.
 LP_FT_EPOCHS = 2
 MIXUP_FROM = 20_000  # training pictures from which fine-tuning mixes them, as BiT-HyperRule
 _SIZES = {"start_image_size", "resize_ramp", "val_image_size"}  # of pictures that are seen in several
-IDLE: Mapping[str, Set[str]] = {  # settings that a recipe has no use for
-    "finetune": {"views", "features_gb", "zero_init_last"},
+_KEPT = {"views", "features_gb"}  # of recipes that keep what the network makes of the pictures
+IDLE: Mapping[str, Set[str]] = {  # settings that a recipe has no use for; those without an entry: _KEPT
+    "finetune": {*_KEPT, "zero_init_last"},
     "lp-ft": {*_SIZES, "zero_init_last", "sync_bn", "kernels"},
     "probe": {
         *_SIZES,
@@ -72,7 +74,11 @@ def make_config(recipe: str, settings: Mapping[str, Any], facts: Facts) -> Train
     chosen = sorted({"arch", "dialect", "model"} & set(settings)) if facts.start is not None else []
     if chosen:
         raise ConfigError(f"the weights bring their architecture: leave out {', '.join(chosen)}")
-    idle = sorted(IDLE.get(recipe, set()) & set(settings))
+    if recipe == "scratch" and facts.start is not None:
+        raise ConfigError(
+            "recipe 'scratch' starts from random weights: leave out --weights, or choose --recipe finetune"
+        )
+    idle = sorted(IDLE.get(recipe, _KEPT) & set(settings))
     if idle:
         raise ConfigError(
             f"recipe {recipe!r} has no use for {', '.join(idle)}: leave them out, or choose another recipe"
@@ -82,6 +88,10 @@ def make_config(recipe: str, settings: Mapping[str, Any], facts: Facts) -> Train
         own = IMAGENET_RECIPES[recipe].settings
     elif recipe in PRETRAINED_SETTINGS and facts.start is not None:
         own = PRETRAINED_SETTINGS[recipe](facts)
+        optimizer = settings.get("optimizer", "sgd")
+        if "lr" in own and optimizer != "sgd":  # as far below its rate from scratch as SGD's is
+            batch = settings.get("batch_size", own["batch_size"])
+            own = {**own, "lr": own["lr"] / peak_rate("sgd", own["batch_size"]) * peak_rate(optimizer, batch)}
     return TrainConfig.from_dict({**own, **settings, "recipe": recipe})
 
 
@@ -132,18 +142,19 @@ def probe_settings(facts: Facts) -> dict[str, Any]:
 PRETRAINED_SETTINGS = {"finetune": finetune_settings, "lp-ft": lp_ft_settings, "probe": probe_settings}
 
 
-def fitting_strategies(settings: Mapping[str, Any], map_bytes: float) -> tuple[str, ...]:
+def fitting_strategies(settings: Mapping[str, Any], map_bytes: float, excluded: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the recipes that have a use for all settings that were chosen, and room for what they keep.
 
     Args:
         settings: those that somebody chose.
         map_bytes: what "lp-ft" would keep.
+        excluded: recipes that cannot be.
 
     Raises:
         ConfigError: there is none.
     """
     room = TrainConfig.from_dict(settings).features_gb * 1e9
-    names = [name for name in PRETRAINED_SETTINGS if not IDLE[name] & set(settings)]
+    names = [name for name in PRETRAINED_SETTINGS if name not in excluded and not IDLE[name] & set(settings)]
     fitting = tuple(name for name in names if name != "lp-ft" or map_bytes <= room)
     if not fitting:
         raise ConfigError("no recipe has a use for all of these settings together: name one with --recipe")
@@ -151,7 +162,11 @@ def fitting_strategies(settings: Mapping[str, Any], map_bytes: float) -> tuple[s
 
 
 def choose_strategy(
-    facts: Facts, seconds: float, budget: float | None, fitting: Sequence[str] = tuple(PRETRAINED_SETTINGS)
+    facts: Facts,
+    seconds: float,
+    budget: float | None,
+    fitting: Sequence[str] = tuple(PRETRAINED_SETTINGS),
+    settings: Mapping[str, Any] = MappingProxyType({}),
 ) -> tuple[str, str]:
     """Choose how to train from weights.
 
@@ -160,16 +175,21 @@ def choose_strategy(
         seconds: that one picture takes through the network, forward.
         budget: seconds that training may take; None is PATIENCE.
         fitting: the recipes to choose from; see ``fitting_strategies``.
+        settings: those that somebody chose, of which ``epochs`` and ``views`` cost time.
 
     Returns:
         "probe", "lp-ft" or "finetune", and why in a sentence.
     """
     limit = PATIENCE[facts.device] if budget is None else budget
-    per_pass = facts.pictures * seconds
+    per_pass, views = facts.pictures * seconds, int(settings.get("views", 1))
+
+    def epochs(name: str) -> int:
+        return int(settings.get("epochs") or PRETRAINED_SETTINGS[name](facts)["epochs"])
+
     costs = {
-        "finetune": per_pass * BACKWARD * finetune_settings(facts)["epochs"],
-        "lp-ft": per_pass * (1 + TAIL * LP_FT_EPOCHS),
-        "probe": per_pass,
+        "finetune": per_pass * BACKWARD * epochs("finetune"),
+        "lp-ft": per_pass * (views + TAIL * epochs("lp-ft")),
+        "probe": per_pass * views,
     }
     times = {name: time for name, time in costs.items() if name in fitting}
     told = ", ".join(f"{name} about {say_seconds(time)}" for name, time in times.items())

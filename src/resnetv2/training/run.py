@@ -32,9 +32,18 @@ from resnetv2.runtime.pytorch import Normalize, build_model, choose_device, choo
 from resnetv2.training.distributed import World
 from resnetv2.training.frozen import Frozen, make_frozen_run, map_bytes
 from resnetv2.training.loop import Origin, Parts, Run
-from resnetv2.training.plan import Facts, choose_strategy, fitting_size, fitting_strategies, make_config, resolve_recipe
+from resnetv2.training.plan import (
+    PRETRAINED_SETTINGS,
+    Facts,
+    choose_strategy,
+    fitting_size,
+    fitting_strategies,
+    make_config,
+    resolve_recipe,
+)
 from resnetv2.training.report import report_run
 from resnetv2.training.start import Start, make_model, make_preprocessing, read_start
+from resnetv2.training.track import require_tracker
 
 _LEFT_OUT = 20  # unreadable pictures told one by one; check.json has them all
 # Settings a resumed run may change: where it runs, not what it does.
@@ -79,6 +88,10 @@ def train(
     device: str | None = None,
     on_bad_image: str | None = None,
     group_by: str | None = None,
+    amp: str | None = None,
+    bn: str | None = None,
+    compile: bool | None = None,  # noqa: A002  torch's word
+    track: str | None = None,
     set: Mapping[str, Any] | None = None,  # noqa: A002  the command's word
     resume: bool = False,
 ) -> TrainResult:
@@ -95,8 +108,8 @@ def train(
             ``weights``, and "scratch" without.
         time_budget: seconds that "auto" may plan for.
         arch: an architecture such as "resnet50v2"; weights bring their own.
-        epochs, image_size, batch_size, lr, seed, device, on_bad_image, group_by: see ``TrainConfig``; None means the
-            recipe's.
+        epochs, image_size, batch_size, lr, seed, device, on_bad_image, group_by, amp, bn, compile, track: see
+            ``TrainConfig``; None means the recipe's.
         set: any other field of ``TrainConfig`` by name.
         resume: go on with the run in ``out`` from its newest checkpoint.
 
@@ -124,6 +137,10 @@ def train(
         "device": device,
         "on_bad_image": on_bad_image,
         "group_by": group_by,
+        "amp": amp,
+        "bn": bn,
+        "compile": compile,
+        "track": track,
     }
     settings = {**(set or {}), **{key: value for key, value in named.items() if value is not None}}
     data, out = Path(data), Path(out)
@@ -209,7 +226,7 @@ def _begin(
     if out.exists() and (not out.is_dir() or {path.name for path in out.iterdir()} - DESCRIPTION):
         raise ConfigError(f"{out} exists and is not an empty folder: choose another --out")
     refuse_inside(out, data)
-    config, index, report, start = prepare(data, settings, time_budget)
+    config, index, report, start = prepare(data, settings, time_budget, world.size)
     if world.size > 1 and config.recipe in ALONE:
         raise ConfigError(
             f"recipe {config.recipe!r} is one process's work: start it without torchrun, or choose --recipe finetune"
@@ -230,7 +247,7 @@ def _begin(
 
 
 def prepare(
-    data: Path, settings: Mapping[str, Any], time_budget: float | None = None
+    data: Path, settings: Mapping[str, Any], time_budget: float | None = None, processes: int = 1
 ) -> tuple[TrainConfig, Index, Report, Start | None]:
     """Return what a new run is made of, after everything that can be checked was; nothing is written.
 
@@ -238,12 +255,14 @@ def prepare(
         data: as ``train`` takes it.
         settings: fields of ``TrainConfig`` that were chosen.
         time_budget: seconds that "auto" may plan for.
+        processes: how many will train together.
     """
     asked = TrainConfig.from_dict(settings)  # says at once what is wrong with them
+    require_tracker(asked.track)
     start = read_start(asked.weights)
     index = read_index(data, asked.group_by, asked.task)
     index, report = _check(index, data, asked.on_bad_image)
-    return _plan(settings, index, report, start, time_budget), index, report, start
+    return _plan(settings, index, report, start, time_budget, processes), index, report, start
 
 
 def _resume(claim: ExitStack, data: Path, out: Path, settings: Mapping[str, Any], world: World) -> Run:
@@ -275,6 +294,8 @@ def _read_config(out: Path, settings: Mapping[str, Any]) -> tuple[TrainConfig, l
             f"{path} is damaged, and without it no run can be resumed: bring it back, or train without --resume and "
             f"with another --out ({error})"
         ) from error
+    if settings.get("recipe") == "auto" and was["recipe"] in PRETRAINED_SETTINGS:  # what it came to, then
+        settings = {name: value for name, value in settings.items() if name != "recipe"}
     config = TrainConfig.from_dict({**saved, **settings})
     now = config.to_dict()
     changed = [
@@ -308,7 +329,12 @@ def _check(index: Index, data: Path, on_bad_image: str, fixed: bool = False) -> 
 
 
 def _plan(
-    settings: Mapping[str, Any], index: Index, report: Report, start: Start | None, time_budget: float | None
+    settings: Mapping[str, Any],
+    index: Index,
+    report: Report,
+    start: Start | None,
+    time_budget: float | None,
+    processes: int,
 ) -> TrainConfig:
     """Return the config, with everything resolved that depends on pictures, weights, device and time."""
     device = choose_device(TrainConfig.from_dict(settings).device)
@@ -323,8 +349,11 @@ def _plan(
     if recipe == "auto" and start is not None:
         size = settings.get("image_size") or fitting_size(facts)
         views = facts.pictures * int(settings.get("views", 1)) + index.counts()["val"]
-        fitting = fitting_strategies(settings, views * map_bytes(start.header.architecture, size))
-        recipe, why = choose_strategy(facts, _seconds_per_picture(start, size, device), time_budget, fitting)
+        fitting = fitting_strategies(
+            settings, views * map_bytes(start.header.architecture, size), ALONE if processes > 1 else ()
+        )
+        seconds = _seconds_per_picture(start, size, device)
+        recipe, why = choose_strategy(facts, seconds, time_budget, fitting, settings)
         talk().print(f"auto takes {recipe}: {why}", soft_wrap=True)
     elif time_budget is not None:
         raise ConfigError("a time budget is for recipe 'auto', which starts from weights: name some, or leave it out")
@@ -395,8 +424,10 @@ def make_run(config: TrainConfig, index: Index, out: Path, start: Start | None, 
 
 
 def _refuse_small(batch: int, parts: int, processes: int) -> None:
-    """Refuse to share out batches of which a process would get fewer than two pictures at a time."""
-    if parts * processes > 1 and batch < 2 * parts * processes:
+    """Refuse batches of which a process would get fewer than two pictures at a time."""
+    if batch < 2:
+        raise DataError("there is one picture to train on, and batch norm needs two to compare: add some")
+    if batch < 2 * parts * processes:
         raise ConfigError(
             f"a batch of {batch} pictures cannot be shared by {processes} processes in {parts} parts of two or more: "
             "choose a larger --batch-size, fewer processes, or a smaller grad_accum_steps"

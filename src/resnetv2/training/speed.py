@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol
+
+import torch
 
 from resnetv2.data.load import Batch
 
@@ -25,13 +28,19 @@ class Speed:
     model_images_per_s: float
     waited_s: float  # for the loader
     computed_s: float
+    peak_memory_mb: float | None = None  # 10^6 bytes, of the device, or of the process; None where that is not told
 
     @property
     def limit(self) -> str:
         """The slower of "loader" and "model"."""
         return "loader" if self.loader_images_per_s < self.model_images_per_s else "model"
 
-    def figures(self) -> dict[str, float]:
+    @property
+    def waited_share(self) -> float:
+        """The share of the time in which the loader was waited for."""
+        return self.waited_s / max(self.waited_s + self.computed_s, _TICK)
+
+    def figures(self) -> dict[str, float | None]:
         """Return the figures by name."""
         return asdict(self)
 
@@ -54,10 +63,11 @@ class Stopwatch:
 
     Args:
         loader: whose batches are timed.
+        device: of the network, whose memory is told.
     """
 
-    def __init__(self, loader: Timed) -> None:
-        self.loader = loader
+    def __init__(self, loader: Timed, device: torch.device | None = None) -> None:
+        self.loader, self.device = loader, device or torch.device("cpu")
         self.began, self.worked = time.perf_counter(), loader.seconds
         self.waited, self.pictures = 0.0, 0
 
@@ -81,4 +91,17 @@ class Stopwatch:
             model_images_per_s=self.pictures / max(computed, _TICK),
             waited_s=self.waited,
             computed_s=computed,
+            peak_memory_mb=peak_memory_mb(self.device),
         )
+
+
+def peak_memory_mb(device: torch.device) -> float | None:
+    """Return the most memory that was taken so far, in 10^6 bytes: a GPU's by PyTorch, else that of this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e6
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6

@@ -32,6 +32,21 @@ class Sink(Protocol):
         """Finish; ``failed`` tells that the run did not come to its end."""
 
 
+def require_tracker(kind: str) -> None:
+    """Refuse a tracker that is unknown or not installed; "auto" takes what there is.
+
+    Raises:
+        ConfigError: the kind is unknown.
+        MissingExtra: its package is not installed.
+    """
+    if kind in ("auto", "none"):
+        return
+    if kind not in KINDS:
+        raise ConfigError(unknown("tracker", kind, KINDS))
+    if find_spec(kind) is None:
+        raise MissingExtra(f"--track {kind}", kind)
+
+
 class Tracker:
     """Passes a run's figures on; used as a context manager, by one process of a run.
 
@@ -51,10 +66,7 @@ class Tracker:
     """
 
     def __init__(self, kind: str | None, out: Path, config: Mapping[str, Any]) -> None:
-        if kind is not None and kind not in KINDS:
-            raise ConfigError(unknown("tracker", kind, KINDS))
-        if kind is not None and kind != "none" and find_spec(kind) is None:
-            raise MissingExtra(f"--track {kind}", kind)
+        require_tracker(kind or "auto")
         services = [kind] if kind in ("wandb", "mlflow") else []
         if kind != "none" and find_spec("tensorboard") is not None:
             services.insert(0, "tensorboard")
