@@ -1,5 +1,6 @@
 """Artefacts answer as the model file does, or are not written; each fault is injected for real."""
 
+import io
 import json
 import os
 import re
@@ -20,6 +21,8 @@ from resnetv2 import exporting
 from resnetv2.errors import ConfigError, ConvertError, DataError, Error, ModelFileError
 from resnetv2.inference import Classifier
 from resnetv2.preprocess import Preprocessing
+from resnetv2.runtime.artefact import SCHEMA_VERSION
+from resnetv2.runtime.exported import ExportedSession
 from resnetv2.runtime.graph import build_graph
 from resnetv2.runtime.pytorch import build_model, model_file
 from resnetv2.weights.golden import golden_pictures
@@ -196,9 +199,46 @@ def test_int8_gives_the_same_logits_whatever_the_processor_can_do(instructions):
     assert float(done.stdout) <= 1e-3  # roundings of the float32 layers may move a value to the next of 256 steps
 
 
-def test_one_artefact_of_each_kind_is_kept():
-    kinds = {(path.suffix, resnetv2.info(path)["precision"]) for path in KEPT}
-    assert kinds == {(f".{ending}", "float32") for ending in ENDINGS.values()} | {(".onnx", "int8"), (".xml", "int8")}
+class Evil:
+    """Leaves a file where it is unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("place", ["sample_inputs", "constants", "another member", "a name twice"])
+def test_an_archive_that_would_run_code_is_refused_unread(place, artefacts, tmp_path):
+    path, sign = tmp_path / "evil.pt2", tmp_path / "it ran"
+    buffer = io.BytesIO()
+    torch.save((Evil(sign),), buffer)
+    with zipfile.ZipFile(artefacts["torch"].out) as source, zipfile.ZipFile(path, "w") as archive:
+        for name in source.namelist():
+            data = source.read(name)
+            if place == "sample_inputs" and name.endswith("sample_inputs/model.pt"):
+                data = buffer.getvalue()
+            if place == "constants" and name.endswith("constants_config.json"):
+                config = json.loads(data)
+                next(iter(config["config"].values()))["path_name"] = "opaque_obj_0"
+                data = json.dumps(config).encode()
+            archive.writestr(name, data)
+        folder = name.partition("/")[0]
+        if place == "another member":
+            archive.writestr(f"{folder}/data/weights/model.pt", buffer.getvalue())
+        if place == "a name twice":
+            with pytest.warns(UserWarning, match="Duplicate name"):
+                archive.writestr(f"{folder}/data/sample_inputs/model.pt", buffer.getvalue())
+    with pytest.raises(ModelFileError, match=r"could run any code|which no export writes"):
+        ExportedSession(path, "cpu")
+    assert not sign.exists()
+
+
+def test_one_artefact_of_each_kind_and_version_is_kept():
+    kinds = {(path.name[:7], path.suffix, resnetv2.info(path)["precision"]) for path in KEPT}
+    each = [*((f".{ending}", "float32") for ending in ENDINGS.values()), (".onnx", "int8"), (".xml", "int8")]
+    assert kinds == {(f"schema{version}", *kind) for version in range(1, SCHEMA_VERSION + 1) for kind in each}
 
 
 def test_an_artefact_has_the_one_runtime_it_was_proved_in(artefacts):

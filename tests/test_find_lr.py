@@ -57,6 +57,9 @@ def test_weights_are_what_it_begins_with(colours, tmp_path):
 
 
 def test_recipes_that_train_no_whole_network_and_plots_among_the_pictures_are_refused(colours):
+    for recipe in ("probe", "lp-ft"):
+        with pytest.raises(ConfigError, match=f"'{recipe}' trains no whole network"):
+            resnetv2.find_lr(colours, weights="none.safetensors", set={**SMALL, "recipe": recipe})
     with pytest.raises(ConfigError, match="'probe' trains no whole network"):
         resnetv2.find_lr(colours, set={"recipe": "probe", "weights": "x"})
     with pytest.raises(ConfigError, match="only read"):

@@ -262,3 +262,5 @@ def test_auto_chooses_among_the_recipes_that_have_a_use_for_what_was_chosen(
     run = learn(colours, tmp_path / "run", start, recipe="auto", **options)
     assert json.loads((run.out / "config.json").read_text())["recipe"] == choice
     assert f"auto takes {choice}:" in capsys.readouterr().err
+    again = learn(colours, tmp_path / "run", start, recipe="auto", resume=True, **options)  # what it came to, then
+    assert again == run

@@ -10,8 +10,16 @@ from resnetv2.config import architecture
 from resnetv2.errors import ConfigError
 from resnetv2.imagenet_recipes import IMAGENET_RECIPES
 from resnetv2.preprocess import Preprocessing
-from resnetv2.recipes import PRETRAINED, TrainConfig
-from resnetv2.training.plan import Facts, choose_strategy, finetune_settings, make_config, resolve_recipe, say_seconds
+from resnetv2.recipes import PRETRAINED, TrainConfig, peak_rate
+from resnetv2.training.plan import (
+    Facts,
+    choose_strategy,
+    finetune_settings,
+    fitting_strategies,
+    make_config,
+    resolve_recipe,
+    say_seconds,
+)
 from resnetv2.weights.modelfile import Header
 
 START = Header(
@@ -76,6 +84,36 @@ def test_auto_takes_the_most_that_the_time_allows(pictures, seconds, budget, cho
     assert why
     if pictures == 1_000_000:
         assert "none keeps" in why
+
+
+def test_auto_counts_the_epochs_and_views_that_were_chosen():
+    facts = replace(FACTS, pictures=1_000)
+    assert choose_strategy(facts, 0.001, 100)[0] == "finetune"
+    assert choose_strategy(facts, 0.001, 100, settings={"epochs": 200})[0] != "finetune"
+    assert choose_strategy(facts, 0.05, 150, ("lp-ft", "probe"))[0] == "lp-ft"
+    assert choose_strategy(facts, 0.05, 150, ("lp-ft", "probe"), {"views": 3})[0] == "probe"
+
+
+def test_auto_leaves_out_what_several_processes_cannot_share():
+    assert fitting_strategies({"weights": "x", "recipe": "auto"}, 0.0, ("probe", "lp-ft")) == ("finetune",)
+
+
+def test_each_optimizer_has_a_rate_of_its_own_and_fine_tuning_one_as_far_below():
+    assert peak_rate("sgd", 256) == pytest.approx(0.2)
+    assert peak_rate("adamw", 256) == pytest.approx(1e-3)
+    assert peak_rate("lamb", 2048) == pytest.approx(5e-3)
+    for optimizer in ("sgd", "adamw", "lamb"):
+        assert TrainConfig(optimizer=optimizer, batch_size=64).peak_lr == peak_rate(optimizer, 64)
+        config = make_config("finetune", {"optimizer": optimizer, "weights": "x"}, FACTS)
+        assert config.lr / peak_rate(optimizer, 32) == pytest.approx(0.4)
+
+
+def test_scratch_takes_no_weights_and_no_settings_of_kept_features():
+    with pytest.raises(ConfigError, match="starts from random weights: leave out --weights"):
+        make_config("scratch", {"weights": "x"}, FACTS)
+    for recipe in ("scratch", "rsb-a2"):
+        with pytest.raises(ConfigError, match=f"'{recipe}' has no use for views"):
+            make_config(recipe, {"views": 4}, replace(FACTS, start=None))
 
 
 def test_a_gpu_has_more_patience():

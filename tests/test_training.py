@@ -24,7 +24,7 @@ from torch.nn import functional as F
 import resnetv2
 from resnetv2.data.decoding import Decoder
 from resnetv2.data.index import read_index
-from resnetv2.errors import ConfigError, DataError, Error, Interrupted
+from resnetv2.errors import ConfigError, DataError, Error, Interrupted, MissingExtra
 from resnetv2.recipes import TrainConfig
 from resnetv2.training import run
 from resnetv2.training.average import MovingAverage
@@ -368,6 +368,36 @@ def test_every_dataset_size_modulo_the_batch_size_trains(tmp_path):
 def test_a_loss_that_is_not_a_number_stops_with_the_step(colours, tmp_path):
     with pytest.raises(Error, match=r"the loss became (nan|inf) at step \d+ .*lower --lr"):
         resnetv2.train(colours, out=tmp_path / "run", set=TINY, lr=1e30, **SETTINGS)
+
+
+def test_a_checkpoint_of_the_weights_that_gave_no_number_is_not_called_good(colours, tmp_path):
+    with pytest.raises(Error, match=r"became (nan|inf) at step 2 .*the last good checkpoint is none, .*no epoch was"):
+        resnetv2.train(colours, out=tmp_path / "run", set={**TINY, "save_minutes": 0}, lr=1e30, **SETTINGS)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-00000001.safetensors"]
+
+
+def test_a_network_that_gives_no_numbers_after_its_last_step_is_not_written(colours, tmp_path):
+    settings = {**SETTINGS, "epochs": 1, "batch_size": 64}  # one step
+    with pytest.raises(Error, match=r"answers to validation pictures are no numbers after step 1 .*lower --lr"):
+        resnetv2.train(colours, out=tmp_path / "run", set={**TINY, "warmup_epochs": 0}, lr=1e30, **settings)
+    assert not list((tmp_path / "run").glob("*.safetensors"))
+
+
+def test_one_picture_cannot_train(tmp_path):
+    data = write_colours(tmp_path / "data", train=1, val=1, test=0)
+    rows = ["image_path,target,split"]
+    rows += [f"data/{split}/red/000.png,{i},{split}" for i, split in enumerate(("train", "val"))]
+    (tmp_path / "list.csv").write_text("\n".join(rows))
+    assert data.exists()
+    with pytest.raises(DataError, match="one picture to train on, and batch norm needs two"):
+        resnetv2.train(tmp_path / "list.csv", out=tmp_path / "run", set=TINY, **SETTINGS)
+
+
+def test_a_tracker_that_is_not_installed_is_told_before_the_run_begins(colours, tmp_path, monkeypatch):
+    monkeypatch.setattr("resnetv2.training.track.find_spec", lambda _: None)
+    with pytest.raises(MissingExtra, match="--track wandb needs"):
+        resnetv2.train(colours, out=tmp_path / "run", track="wandb", set=TINY, **SETTINGS)
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_works_outside_the_main_thread_where_signals_cannot_be_caught(colours, tmp_path):
