@@ -265,8 +265,26 @@ def ours(runtime):
     return prepare
 
 
+def ours_int8(to):
+    """Return our pipeline on an artefact of 8 bits, calibrated on pictures like those that it will see."""
+
+    def prepare(network, _batch):
+        with TemporaryDirectory() as folder:
+            model = artefacts(Path(folder), (), file=our_file(network))["model file"]
+            pictures = Path(folder, "pictures")
+            pictures.mkdir()
+            write_pictures(pictures, 64)
+            out = Path(folder, f"int8.{ENDINGS[to]}")
+            resnetv2.export(model, to=to, out=out, int8=True, calibrate=pictures, min_agreement=0.0)
+            classifier = Classifier.load(out, "cpu")
+        return lambda paths: [int(answer.label) for answer in classifier.predict(paths, top=1)]
+
+    return prepare
+
+
 SIDES = {
     **{f"ours, {runtime}": (ours(runtime), package) for runtime, package in PACKAGES.items()},
+    **{f"ours, {to}, int8": (ours_int8(to), f"onnx {PACKAGES[to]}") for to in ENDINGS},
     "bare OpenVINO, tensors in memory": (bare_openvino, "openvino"),
     "timm, PyTorch eager, channels_last": (timm_torch, "timm"),
     "timm, torch.compile": (lambda network, batch: timm_torch(network, batch, compiled=True), "timm"),
@@ -404,14 +422,14 @@ def used_seconds():
     return used.ru_utime + used.ru_stime
 
 
-def artefacts(folder, formats, network=None):
+def artefacts(folder, formats, network=None, file=None):
     """Write the model file and its artefacts, and return them by a name."""
     import torch
 
     from resnetv2.runtime.pytorch import build_model, model_file
     from resnetv2.weights.golden import golden_pictures
 
-    file = our_file(timm_network())
+    file = file or our_file(timm_network())
     header = file.header
     if network is None:
         network = build_model(header.architecture, file.weights)

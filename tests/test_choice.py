@@ -2,6 +2,7 @@
 
 import json
 import sys
+from importlib.metadata import PackageNotFoundError
 
 import numpy as np
 import pytest
@@ -40,6 +41,30 @@ def test_each_runtime_can_be_forced_and_gives_the_same_logits_and_features(runti
         assert ours.dtype == np.float32
         assert np.abs(ours - theirs).max() <= 1e-5 * np.abs(theirs).max()  # float32 sums in another order
     assert session(pictures).shape == (3, len(CLASSES))
+
+
+def test_a_runtime_that_does_not_run_is_told_and_another_answers(file, cache, monkeypatch, capfd):
+    def pretend(_file, runtime):
+        if runtime == "openvino":
+            raise ImportError("libopenvino.so: no such file")
+        return {"onnx": 2.0, "torch": 1.0}[runtime]
+
+    monkeypatch.setattr(choice, "measure", pretend)
+    assert choose_runtime(file, count=MANY) == "onnx"
+    assert "warning: openvino does not run here: libopenvino.so: no such file" in capfd.readouterr().err
+    assert choose_runtime(file) == "onnx"
+
+
+def test_a_runtime_that_came_in_a_package_of_another_name_has_its_version(file, cache, monkeypatch):
+    def unknown(name):
+        if name == "onnxruntime":
+            raise PackageNotFoundError(name)
+        return "1.0"
+
+    monkeypatch.setattr(choice, "version", unknown)
+    monkeypatch.setattr(choice, "packages_distributions", lambda: {"onnxruntime": ["onnxruntime-gpu"]})
+    assert choice._version("onnxruntime") == "onnxruntime-gpu 1.0"
+    assert choose_runtime(file) == "openvino"
 
 
 @pytest.mark.parametrize(

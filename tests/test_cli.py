@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ import resnetv2
 from resnetv2.cli import COMMANDS, main, make_parser
 from resnetv2.cli.show import print_table
 from resnetv2.errors import Error
+from resnetv2.inference import predict_each
 
 
 @pytest.fixture(scope="module")
@@ -306,6 +308,17 @@ def test_a_table_has_every_cell_whatever_it_holds(capsys):
 
 
 # --- Ctrl-C ---
+
+
+def test_what_was_answered_before_ctrl_c_is_printed(model, data, monkeypatch, capsys):
+    def stopped(*arguments, **options):
+        yield from islice(predict_each(*arguments, **options), 2)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("resnetv2.inference.predict_each", stopped)
+    assert main(["predict", str(model), str(data / "test"), "--device", "cpu"]) == 130
+    assert len(re.findall(r"\.png", capsys.readouterr().out)) == 2
+
 
 STOPPED_WHILE_LOADING = """
 import os, signal, sys

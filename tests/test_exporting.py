@@ -383,6 +383,8 @@ def test_int8_calibrates_without_labels_and_then_half_of_the_pictures_check_it(t
 
     monkeypatch.setattr(exporting, "build_graph", other_network)
     options = {"to": to, "out": tmp_path / f"other.{ENDINGS[to]}", "int8": True, "calibrate": pictures}
+    with pytest.raises(ConfigError, match="checked on pictures that it is calibrated with: leave --check out"):
+        resnetv2.export(model, **options, check=pictures)
     with pytest.raises(
         ModelFileError, match=r"nothing was written: on 32 pictures of int8, it gives .* of the answers"
     ):

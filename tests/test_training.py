@@ -645,6 +645,22 @@ def test_balanced_weights_make_the_loss_of_rare_classes_count_more(tmp_path):
     assert torch.allclose(objective.loss(logits, torch.tensor([0, 2])), expected)  # float32 rounding of two terms
 
 
+def test_the_losses_of_numbers_are_in_one_unit(tmp_path):
+    """Of an answer that is always the mean, the loss is 1 in training and in validation."""
+    folder = write_colours(tmp_path / "data", train=2, val=2, test=0)
+    paths = sorted(folder.rglob("*.png"))
+    rows = [f"{path},{1000 + 50 * i},{path.parts[-3]}" for i, path in enumerate(paths)]
+    (tmp_path / "list.csv").write_text("\n".join(["image_path,target,split", *rows]))
+    index = read_index(tmp_path / "list.csv")
+    config = TrainConfig(**SETTINGS, **TINY).fitted(index.task, index.classes)
+    objective = Objective(config, index, torch.device("cpu"))
+    labels = index.labels[index.splits == "train"]
+    loss = objective.loss(torch.zeros(len(labels), 1), objective.targets(labels))
+    figures = objective.figures(objective.answers(torch.zeros(len(labels), 1)), labels)
+    assert loss.item() == pytest.approx(1, rel=1e-5)  # sums in float32
+    assert figures["val_loss"] == pytest.approx(1, rel=1e-5)
+
+
 def test_balanced_sampling_and_weights_together_are_refused(colours, tmp_path):
     with pytest.raises(ConfigError, match="rare classes, which would count twice"):
         resnetv2.train(colours, out=tmp_path / "run", set={"sampling": "balanced", "class_weights": "balanced"})

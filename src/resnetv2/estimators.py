@@ -14,7 +14,7 @@ from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, column_or_1d
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
 from resnetv2.embedding.run import identify
 from resnetv2.errors import ConfigError, DataError, MissingExtra, ModelFileError
@@ -216,14 +216,13 @@ class ResNetV2Classifier(ClassifierMixin, _Pictures):  # type: ignore[misc]
         if y is None:
             raise ValueError(f"{type(self).__name__} requires y to be passed, but the target y is None")
         self._learn_network()
-        features = self._features(X, reset=True)
         y = column_or_1d(y, warn=True)
         check_classification_targets(y)
-        if len(y) != len(features):
-            raise ValueError(f"{len(features)} pictures and {len(y)} classes: inconsistent numbers of samples")
+        check_consistent_length(X, y)
         self.classes_, labels = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
+        if len(self.classes_) == 1:
             raise ValueError(f"at least 2 classes are needed, got 1 class: {self.classes_[0]!r}")
+        features = self._features(X, reset=True)
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         probe = fit_classes(
             features[None], labels, len(self.classes_), class_weights=self.class_weight or "none", seed=seed

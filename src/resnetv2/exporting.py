@@ -202,6 +202,10 @@ def _find(
     except DataError as error:
         raise DataError(f"{error}\n(labels are not needed to calibrate: pictures in one folder will do)") from error
     least, most = _CALIBRATION
+    if check_on is not None and not found.labelled and set(found.samples.paths) & set(check_on.samples.paths):
+        raise ConfigError(
+            "int8 would be checked on pictures that it is calibrated with: leave --check out for a half each"
+        )
     if check_on is None:
         check_on, found, least = found.take(slice(1, None, 2), _CHECKED), found.take(slice(0, None, 2)), 2 * least
     count = len(found.samples) + (len(check_on.samples) if check is None else 0)

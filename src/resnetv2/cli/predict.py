@@ -43,20 +43,22 @@ def run(args: argparse.Namespace) -> int:
     failed = False
     rows = []
     options = {"top": args.top, "device": args.device, "runtime": args.runtime, "abstain": args.abstain}
-    with counting("predicting") as progress:
-        for answer in predict_each(args.model, args.pictures, **options, progress=progress):
-            failed = failed or answer.error is not None
-            if args.json:
-                print_json(answer.to_dict())
-            else:
-                rows.append((answer.path, *_cells(answer)))
-    width = max(map(len, rows), default=0)
-    if rows:
-        heads = {2: ("picture", "answer"), 3: ("picture", "labels", "probabilities")}
-        print_table(
-            heads.get(width, ("picture", "label", "probability", "then")),
-            [(*r, *[""] * (width - len(r))) for r in rows],
-        )
+    try:
+        with counting("predicting") as progress:
+            for answer in predict_each(args.model, args.pictures, **options, progress=progress):
+                failed = failed or answer.error is not None
+                if args.json:
+                    print_json(answer.to_dict())
+                else:
+                    rows.append((answer.path, *_cells(answer)))
+    finally:  # what was answered before Ctrl-C, or before what ended it
+        width = max(map(len, rows), default=0)
+        if rows:
+            heads = {2: ("picture", "answer"), 3: ("picture", "labels", "probabilities")}
+            print_table(
+                heads.get(width, ("picture", "label", "probability", "then")),
+                [(*r, *[""] * (width - len(r))) for r in rows],
+            )
     return 2 if failed else 0
 
 

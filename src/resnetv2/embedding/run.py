@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -102,16 +102,21 @@ def embed(
         "normalize": normalize,
         "preprocessing": classifier.header.preprocessing.to_dict(),
     }
-    done, unreadable = 0, []
+    unreadable: list[Embedding] = []
     with replace_file(out, new=True) as temporary, FORMATS[out.suffix](temporary, header, len(paths), width) as add:
-        answers = classifier.embed(paths, layer, normalize)
+        answers = _told(classifier.embed(paths, layer, normalize), len(paths), progress)
         while rows := list(islice(answers, _ROWS)):
             add(rows)
             unreadable += [row for row in rows if row.error is not None]
-            done += len(rows)
-            if progress is not None:
-                progress(done, len(paths))
     return Embedded(out, len(paths), width, tuple(unreadable))
+
+
+def _told(rows: Iterator[Embedding], total: int, progress: Counter | None) -> Iterator[Embedding]:
+    """Yield rows, and tell how many."""
+    for done, row in enumerate(rows, 1):
+        yield row
+        if progress is not None:
+            progress(done, total)
 
 
 def identify(file: ModelFile | Artefact) -> str:

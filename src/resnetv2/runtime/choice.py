@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 
 from resnetv2.cache import cache_path
-from resnetv2.console import talk
+from resnetv2.console import printable, talk
 from resnetv2.errors import ConfigError, Error, MissingExtra, unknown
 from resnetv2.files import write_json
 from resnetv2.runtime.session import Session, count_threads
@@ -88,13 +88,27 @@ def choose_runtime(file: ModelFile, device: str = "auto", count: int = 1) -> str
     speeds = _read_speeds(path)
     if not speeds and count >= MANY:
         talk().print(f"measuring once which runtime is the fastest here: {', '.join(installed)}", soft_wrap=True)
-        speeds = {name: measure(file, name) for name in installed}
+        speeds = _measure_all(file, installed)
         with contextlib.suppress(Error):  # a cache that cannot be written is measured for again
             write_json(path, speeds)
     best = max(speeds, key=speeds.__getitem__) if speeds else installed[0]
     figures = ", ".join(f"{name} {rate:.1f}" for name, rate in speeds.items())
     talk().print(f"runtime: {best}" + (f" (pictures a second here: {figures})" if speeds else ""), soft_wrap=True)
     return best
+
+
+def _measure_all(file: ModelFile, runtimes: list[str]) -> dict[str, float]:
+    """Return pictures a second by runtime; one that is installed and does not work is told and left out."""
+    speeds = {}
+    for name in runtimes:
+        try:
+            speeds[name] = measure(file, name)
+        except Exception as error:  # noqa: BLE001  whatever is wrong with it, another may answer
+            talk().print(
+                f"warning: {name} does not run here: {printable((str(error) or type(error).__name__).splitlines()[0])}",
+                soft_wrap=True,
+            )
+    return speeds
 
 
 def measure(file: ModelFile, runtime: str) -> float:
