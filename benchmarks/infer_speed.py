@@ -265,18 +265,23 @@ def ours(runtime):
     return prepare
 
 
+def int8_classifier(network, to):
+    """Return ours on an artefact of 8 bits, calibrated on pictures like those that it will see."""
+    with TemporaryDirectory() as folder:
+        model = artefacts(Path(folder), (), file=our_file(network))["model file"]
+        pictures = Path(folder, "pictures")
+        pictures.mkdir()
+        write_pictures(pictures, 64)
+        out = Path(folder, f"int8.{ENDINGS[to]}")
+        resnetv2.export(model, to=to, out=out, int8=True, calibrate=pictures, min_agreement=0.0)
+        return Classifier.load(out, "cpu")
+
+
 def ours_int8(to):
-    """Return our pipeline on an artefact of 8 bits, calibrated on pictures like those that it will see."""
+    """Return our pipeline in 8 bits."""
 
     def prepare(network, _batch):
-        with TemporaryDirectory() as folder:
-            model = artefacts(Path(folder), (), file=our_file(network))["model file"]
-            pictures = Path(folder, "pictures")
-            pictures.mkdir()
-            write_pictures(pictures, 64)
-            out = Path(folder, f"int8.{ENDINGS[to]}")
-            resnetv2.export(model, to=to, out=out, int8=True, calibrate=pictures, min_agreement=0.0)
-            classifier = Classifier.load(out, "cpu")
+        classifier = int8_classifier(network, to)
         return lambda paths: [int(answer.label) for answer in classifier.predict(paths, top=1)]
 
     return prepare
@@ -348,6 +353,10 @@ def one(arguments):
     for runtime in PACKAGES:
         session = Classifier.from_file(our_file(network), "cpu", runtime).session
         sides[f"ours, {runtime}"] = lambda _, session=session: session(picture)
+
+    for to in ENDINGS:
+        session = int8_classifier(network, to).session
+        sides[f"ours, {to}, int8"] = lambda _, session=session: session(picture)
 
     def eager(_):
         with torch.inference_mode():
