@@ -72,6 +72,7 @@ def start(words, out):
 
 def main():
     argparse.ArgumentParser(description=__doc__.partition("\n")[0]).parse_args()
+    os.environ["OMP_NUM_THREADS"] = "1"  # as torchrun sets it where a host has two processes, and not where it has one
     with tempfile.TemporaryDirectory() as folder:
         data, one, two, cut = (Path(folder) / name for name in ("pictures", "one", "two", "cut"))
         write_pictures(data)
