@@ -334,6 +334,13 @@ def test_int8_needs_enough_pictures_of_the_models_classes(model, data, tmp_path)
             resnetv2.export(model, to="onnx", out=tmp_path / "model.onnx", int8=True, calibrate=calibrate, check=data)
 
 
+def test_int8_is_not_checked_on_the_split_that_calibrates_it(model, data, tmp_path):
+    options = {"to": "onnx", "out": tmp_path / "x.onnx", "int8": True, "calibrate": data, "check": data}
+    with pytest.raises(ConfigError, match="take another --split"):
+        resnetv2.export(model, **options, split="train")
+    assert list(tmp_path.iterdir()) == []
+
+
 def write_unlabelled(folder, count):
     """Write noise as folder/<number>.png."""
     for number in range(count):
@@ -383,8 +390,8 @@ def test_int8_calibrates_without_labels_and_then_half_of_the_pictures_check_it(t
 
     monkeypatch.setattr(exporting, "build_graph", other_network)
     options = {"to": to, "out": tmp_path / f"other.{ENDINGS[to]}", "int8": True, "calibrate": pictures}
-    with pytest.raises(ConfigError, match="checked on pictures that it is calibrated with: leave --check out"):
-        resnetv2.export(model, **options, check=pictures)
+    with pytest.raises(ConfigError, match=r"checked on pictures that it is calibrated with.* leave --check out"):
+        resnetv2.export(model, **options, check=pictures / ".." / pictures.name)
     with pytest.raises(
         ModelFileError, match=r"nothing was written: on 32 pictures of int8, it gives .* of the answers"
     ):

@@ -21,6 +21,7 @@ from resnetv2.errors import ConfigError, DataError, Error, MissingExtra, ModelFi
 from resnetv2.evaluation.answers import find_pictures
 from resnetv2.files import rename_durably, require_space
 from resnetv2.inference import GOLDEN_TOLERANCE, Classifier, compare_golden, read_model, same_labels, softmax
+from resnetv2.preprocess import Readable
 from resnetv2.repository.folder import SOURCES, from_pretrained, save_pretrained, write_folder
 from resnetv2.runtime.artefact import RUNTIMES, Artefact, read_artefact, write_artefact
 from resnetv2.runtime.choice import open_session
@@ -202,9 +203,10 @@ def _find(
     except DataError as error:
         raise DataError(f"{error}\n(labels are not needed to calibrate: pictures in one folder will do)") from error
     least, most = _CALIBRATION
-    if check_on is not None and not found.labelled and set(found.samples.paths) & set(check_on.samples.paths):
+    if check_on is not None and set(map(_place, found.samples.paths)) & set(map(_place, check_on.samples.paths)):
         raise ConfigError(
-            "int8 would be checked on pictures that it is calibrated with: leave --check out for a half each"
+            "int8 would be checked on pictures that it is calibrated with: of labelled ones take another --split, of "
+            "others leave --check out, for a half each"
         )
     if check_on is None:
         check_on, found, least = found.take(slice(1, None, 2), _CHECKED), found.take(slice(0, None, 2)), 2 * least
@@ -230,6 +232,11 @@ class _Pictures:
             places = places[np.linspace(0, len(places) - 1, most).round().astype(int)]
         paths = [self.samples.paths[int(place)] for place in places]
         return replace(self, samples=Samples(paths, self.samples.labels[places]))
+
+
+def _place(picture: Readable) -> object:
+    """Return what two names of one picture have in common."""
+    return os.path.realpath(picture) if isinstance(picture, Path) else picture
 
 
 def _look_up(header: Header, model: str, data: str | Path, split: str) -> _Pictures:

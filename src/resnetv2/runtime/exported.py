@@ -124,7 +124,9 @@ def _refuse_foreign(path: Path) -> None:
         for name in names:
             if name.endswith("_config.json"):
                 entries = json.loads(archive.read(name)).get("config", {}).values()
-                if any(entry.get("use_pickle") or not _ARRAY.fullmatch(entry.get("path_name", "")) for entry in entries):
+                if any(
+                    entry.get("use_pickle") or not _ARRAY.fullmatch(entry.get("path_name", "")) for entry in entries
+                ):
                     raise ModelFileError(f"{path} holds pickled values, which could run any code")
             elif name.endswith(".pt"):
                 try:

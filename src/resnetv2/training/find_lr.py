@@ -51,7 +51,7 @@ def find_lr(
     if plot is not None:
         refuse_inside(plot, data)
     settings = {**(set or {}), **({} if weights is None else {"weights": str(weights)})}
-    if "weights" in settings:
+    if settings.get("weights") is not None:
         settings = {"recipe": "finetune", **settings}
     if settings.get("recipe") in PRETRAINED and settings["recipe"] != "finetune":
         raise ConfigError(f"recipe {settings['recipe']!r} trains no whole network: leave it out")

@@ -148,7 +148,7 @@ def fitting_strategies(settings: Mapping[str, Any], map_bytes: float, excluded: 
     Args:
         settings: those that somebody chose.
         map_bytes: what "lp-ft" would keep.
-        excluded: recipes that cannot be.
+        excluded: recipes that several processes cannot share.
 
     Raises:
         ConfigError: there is none.
@@ -157,7 +157,10 @@ def fitting_strategies(settings: Mapping[str, Any], map_bytes: float, excluded: 
     names = [name for name in PRETRAINED_SETTINGS if name not in excluded and not IDLE[name] & set(settings)]
     fitting = tuple(name for name in names if name != "lp-ft" or map_bytes <= room)
     if not fitting:
-        raise ConfigError("no recipe has a use for all of these settings together: name one with --recipe")
+        raise ConfigError(
+            "no recipe has a use for all of these settings together: "
+            + ("leave some out, or start it without torchrun" if excluded else "name one with --recipe")
+        )
     return fitting
 
 

@@ -29,6 +29,7 @@ from resnetv2.files import hold, require_space, write_json
 from resnetv2.kernels.memory import reuse_memory
 from resnetv2.recipes import TrainConfig
 from resnetv2.runtime.pytorch import Normalize, build_model, choose_device, choose_resize, place
+from resnetv2.training.batchnorm import batch_norms
 from resnetv2.training.distributed import World
 from resnetv2.training.frozen import Frozen, make_frozen_run, map_bytes
 from resnetv2.training.loop import Origin, Parts, Run
@@ -384,6 +385,7 @@ def make_run(config: TrainConfig, index: Index, out: Path, start: Start | None, 
 
     Raises:
         ConfigError: batches that cannot be shared out.
+        DataError: there is one picture, and batch norm.
     """
     world = world or World()
     network = place(make_model(config, index.task, index.classes, start), world.device(config.device))
@@ -416,7 +418,10 @@ def make_run(config: TrainConfig, index: Index, out: Path, start: Start | None, 
         least,
         config.worker_type,
     )
-    _refuse_small(min(high - low for low, high in train.bounds), config.grad_accum_steps, world.size)
+    smallest = min(high - low for low, high in train.bounds)
+    if smallest < 2 and config.bn != "frozen" and any(batch_norms(network)):
+        raise DataError("there is one picture to train on, and batch norm needs two to compare: add some")
+    _refuse_small(smallest, config.grad_accum_steps, world.size)
     val = Loader(index.split("val"), config.batch_size, preprocessing, workers=workers, budget=budget, share=share)
     normalize = Normalize(preprocessing).to(world.device(config.device))
     shown = f"mirror {augment.hflip:g}, crop {augment.scale[0]:g}–{augment.scale[1]:g} of the area"
@@ -424,10 +429,8 @@ def make_run(config: TrainConfig, index: Index, out: Path, start: Start | None, 
 
 
 def _refuse_small(batch: int, parts: int, processes: int) -> None:
-    """Refuse batches of which a process would get fewer than two pictures at a time."""
-    if batch < 2:
-        raise DataError("there is one picture to train on, and batch norm needs two to compare: add some")
-    if batch < 2 * parts * processes:
+    """Refuse to share out batches of which a process would get fewer than two pictures at a time."""
+    if parts * processes > 1 and batch < 2 * parts * processes:
         raise ConfigError(
             f"a batch of {batch} pictures cannot be shared by {processes} processes in {parts} parts of two or more: "
             "choose a larger --batch-size, fewer processes, or a smaller grad_accum_steps"
