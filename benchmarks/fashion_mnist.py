@@ -25,20 +25,23 @@ SETTINGS = {"arch": "resnet18v2", "image_size": 32, "epochs": 20, "batch_size": 
 MORE = {"model": {"stem": "3x3", "width_factor": 0.25}, "crop_scale": (0.6, 1.0), "hflip": 0.5, "workers": 1}
 
 
-def read_idx(name, header):
-    """Return the bytes of an IDX file behind its header."""
-    return np.frombuffer(gzip.decompress((SOURCE / name).read_bytes()), np.uint8, offset=header)
+def read_part(part):
+    """Return the pictures (N, 28, 28) and labels (N,) of "train" or "t10k", uint8: IDX files, behind their headers."""
+    images, labels = (
+        np.frombuffer(gzip.decompress((SOURCE / f"{part}-{name}-ubyte.gz").read_bytes()), np.uint8, offset=header)
+        for name, header in (("images-idx3", 16), ("labels-idx1", 8))
+    )
+    return images.reshape(-1, 28, 28), labels
 
 
 def write_pictures(folder):
     """Write folder/{train,val,test}/class/*.png."""
-    for part in ("train", "t10k"):
-        pictures = read_idx(f"{part}-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)
-        for number, label in enumerate(read_idx(f"{part}-labels-idx1-ubyte.gz", 8).tolist()):
-            learnt = "val" if number >= len(pictures) - VALIDATION else "train"
-            path = folder / (learnt if part == "train" else "test") / NAMES[label] / f"{number:05d}.png"
+    for part, splits in (("train", {"train": 60_000 - VALIDATION, "val": VALIDATION}), ("t10k", {"test": 10_000})):
+        split_of = np.repeat(list(splits), list(splits.values()))
+        for number, (picture, label, split) in enumerate(zip(*read_part(part), split_of, strict=True)):
+            path = folder / split / NAMES[label] / f"{number:05d}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(pictures[number]).save(path)
+            Image.fromarray(picture).save(path)
     return folder
 
 

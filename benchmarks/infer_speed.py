@@ -255,17 +255,12 @@ def keras_labels(paths, batch):
     return found
 
 
-def ours(runtime):
-    """Return our pipeline in a runtime: ``Classifier.predict`` as the command calls it."""
-
-    def prepare(network, _batch):
-        classifier = Classifier.from_file(our_file(network), "cpu", runtime)
-        return lambda paths: [int(answer.label) for answer in classifier.predict(paths, top=1)]
-
-    return prepare
+def float32_classifier(runtime, network):
+    """Return ours on the model file, in a runtime."""
+    return Classifier.from_file(our_file(network), "cpu", runtime)
 
 
-def int8_classifier(network, to):
+def int8_classifier(to, network):
     """Return ours on an artefact of 8 bits, calibrated on pictures like those that it will see."""
     with TemporaryDirectory() as folder:
         model = artefacts(Path(folder), (), file=our_file(network))["model file"]
@@ -277,19 +272,24 @@ def int8_classifier(network, to):
         return Classifier.load(out, "cpu")
 
 
-def ours_int8(to):
-    """Return our pipeline in 8 bits."""
+OURS = {
+    **{f"ours, {name}": (functools.partial(float32_classifier, name), package) for name, package in PACKAGES.items()},
+    **{f"ours, {to}, int8": (functools.partial(int8_classifier, to), f"onnx {PACKAGES[to]}") for to in ENDINGS},
+}
+
+
+def ours(classifier_of):
+    """Return our pipeline: ``Classifier.predict`` as the command calls it."""
 
     def prepare(network, _batch):
-        classifier = int8_classifier(network, to)
+        classifier = classifier_of(network)
         return lambda paths: [int(answer.label) for answer in classifier.predict(paths, top=1)]
 
     return prepare
 
 
 SIDES = {
-    **{f"ours, {runtime}": (ours(runtime), package) for runtime, package in PACKAGES.items()},
-    **{f"ours, {to}, int8": (ours_int8(to), f"onnx {PACKAGES[to]}") for to in ENDINGS},
+    **{name: (ours(classifier_of), packages) for name, (classifier_of, packages) in OURS.items()},
     "bare OpenVINO, tensors in memory": (bare_openvino, "openvino"),
     "timm, PyTorch eager, channels_last": (timm_torch, "timm"),
     "timm, torch.compile": (lambda network, batch: timm_torch(network, batch, compiled=True), "timm"),
@@ -350,13 +350,9 @@ def one(arguments):
     picture = np.random.default_rng(0).integers(0, 256, (1, SIDE, SIDE, 3), np.uint8)
     x = torch.zeros(1, 3, SIDE, SIDE).contiguous(memory_format=torch.channels_last)
     sides = {}
-    for runtime in PACKAGES:
-        session = Classifier.from_file(our_file(network), "cpu", runtime).session
-        sides[f"ours, {runtime}"] = lambda _, session=session: session(picture)
-
-    for to in ENDINGS:
-        session = int8_classifier(network, to).session
-        sides[f"ours, {to}, int8"] = lambda _, session=session: session(picture)
+    for name, (classifier_of, _) in OURS.items():
+        session = classifier_of(network).session
+        sides[name] = lambda _, session=session: session(picture)
 
     def eager(_):
         with torch.inference_mode():

@@ -6,10 +6,10 @@ of 2,000 bootstrap draws. "ours" is what ``predict --abstain`` uses, the others 
 """
 
 import argparse
-import gzip
 from pathlib import Path
 
 import numpy as np
+from fashion_mnist import read_part
 from PIL import Image
 from sklearn.covariance import LedoitWolf
 from sklearn.metrics import roc_auc_score
@@ -19,7 +19,6 @@ from resnetv2.data.index import read_index
 from resnetv2.digits import write_digits
 from resnetv2.inference import softmax
 
-CLOTHES = Path("/usr/share/datasets/fashion-mnist")
 COUNTS = {"train": 6000, "val": 600, "test": 1000}
 EPOCHS = {"digits": 20, "clothes": 8}
 DRAWS = 2000
@@ -29,15 +28,14 @@ ERROR_RATE = 0.05
 def write_clothes(folder):
     """Write the first 6,600 training pictures and the first 1,000 test pictures, 28×28 grey, as PNG files."""
     for part, splits in (("train", ("train", "val")), ("t10k", ("test",))):
-        images = np.frombuffer(gzip.decompress((CLOTHES / f"{part}-images-idx3-ubyte.gz").read_bytes())[16:], np.uint8)
-        labels = np.frombuffer(gzip.decompress((CLOTHES / f"{part}-labels-idx1-ubyte.gz").read_bytes())[8:], np.uint8)
+        images, labels = read_part(part)
         number = 0
         for split in splits:
             for _ in range(COUNTS[split]):
                 path = folder / split / str(labels[number]) / f"{number:05d}.png"
                 path.parent.mkdir(parents=True, exist_ok=True)
                 if not path.exists():
-                    Image.fromarray(images.reshape(-1, 28, 28)[number]).save(path)
+                    Image.fromarray(images[number]).save(path)
                 number += 1
 
 

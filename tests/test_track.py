@@ -45,7 +45,7 @@ def read_events(out):
     return scalars, tags
 
 
-@pytest.mark.parametrize("kind", [None, "tensorboard"])
+@pytest.mark.parametrize("kind", ["auto", "tensorboard"])
 def test_tensorboard_shows_every_figure_at_its_step_and_the_settings(tmp_path, kind):
     run(tmp_path, kind, [10, 20, 30])
     scalars, tags = read_events(tmp_path)
@@ -58,31 +58,31 @@ def test_tensorboard_shows_every_figure_at_its_step_and_the_settings(tmp_path, k
 
 
 def test_a_resumed_run_replaces_the_steps_it_takes_again(tmp_path):
-    run(tmp_path, None, [10, 20, 30, 40])
-    run(tmp_path, None, [30, 40, 50], value=lambda step: step + 0.5)
-    run(tmp_path, None, [60])
+    run(tmp_path, "auto", [10, 20, 30, 40])
+    run(tmp_path, "auto", [30, 40, 50], value=lambda step: step + 0.5)
+    run(tmp_path, "auto", [60])
     scalars, _ = read_events(tmp_path)
     assert scalars["val_top1"] == [(10, 10.0), (20, 20.0), (30, 30.5), (40, 40.5), (50, 50.5), (60, 60.0)]
     assert len(list((tmp_path / "tensorboard").iterdir())) == 3
 
 
 def test_what_a_killed_run_wrote_is_there_and_its_torn_end_harms_nothing(tmp_path):
-    tracker = Tracker(None, tmp_path, CONFIG)
+    tracker = Tracker("auto", tmp_path, CONFIG)
     tracker.log(10, {"val_top1": 0.5})
     (path,) = (tmp_path / "tensorboard").iterdir()
     with path.open("ab") as file:
         file.write(b"\x20\0\0")
-    run(tmp_path, None, [20])
+    run(tmp_path, "auto", [20])
     assert read_events(tmp_path)[0]["val_top1"] == [(10, 0.5), (20, 20.0)]
 
 
 def test_a_run_that_logs_nothing_leaves_nothing_of_tensorboard(tmp_path):
-    run(tmp_path, None, [])
+    run(tmp_path, "auto", [])
     assert list(tmp_path.iterdir()) == []
 
 
 def test_figures_that_are_no_number_are_left_out(tmp_path):
-    with Tracker(None, tmp_path, CONFIG) as tracker:
+    with Tracker("auto", tmp_path, CONFIG) as tracker:
         tracker.log(1, {"a": math.nan, "b": math.inf, "c": 1, "d": None})
     assert read_events(tmp_path)[0] == {"c": [(1, 1.0)]}
 
@@ -257,7 +257,7 @@ def test_a_service_that_fails_at_any_time_is_warned_about_once_and_the_rest_goes
 
 def test_a_full_disk_stops_tensorboard_and_not_the_run(tmp_path, capsys):
     (tmp_path / "tensorboard").write_text("in the way")
-    run(tmp_path, None, [1, 2, 3])
+    run(tmp_path, "auto", [1, 2, 3])
     (warning,) = warnings(capsys.readouterr().err)
     assert warning.startswith("warning: tensorboard gets no more figures of this run: ")
 
@@ -280,7 +280,7 @@ def test_a_package_that_is_not_installed_is_named_before_the_run(tmp_path, monke
 
 def test_without_tensorboard_nothing_is_written_and_nothing_said(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
-    run(tmp_path, None, [1])
+    run(tmp_path, "auto", [1])
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().err == ""
 

@@ -72,6 +72,11 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> str:
     return f"unknown {kind} {name!r}: {hint}"
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of what an error says, or its kind where it says nothing."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the name among ``known`` that looks most like this one, None if none looks like it."""
     near = get_close_matches(name, known, n=1, cutoff=0.5)

@@ -203,13 +203,13 @@ def _find(
     except DataError as error:
         raise DataError(f"{error}\n(labels are not needed to calibrate: pictures in one folder will do)") from error
     least, most = _CALIBRATION
-    if check_on is not None and set(map(_place, found.samples.paths)) & set(map(_place, check_on.samples.paths)):
+    if check_on is None:
+        check_on, found, least = found.take(slice(1, None, 2), _CHECKED), found.take(slice(0, None, 2)), 2 * least
+    elif not set(map(_place, found.samples.paths)).isdisjoint(map(_place, check_on.samples.paths)):
         raise ConfigError(
             "int8 would be checked on pictures that it is calibrated with: of labelled ones take another --split, of "
             "others leave --check out, for a half each"
         )
-    if check_on is None:
-        check_on, found, least = found.take(slice(1, None, 2), _CHECKED), found.take(slice(0, None, 2)), 2 * least
     count = len(found.samples) + (len(check_on.samples) if check is None else 0)
     if count < least:
         what, half = ("training pictures" if found.labelled else "pictures"), "" if check else ", half of them to check"

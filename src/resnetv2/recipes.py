@@ -23,10 +23,11 @@ GLYPH_LENGTH = 2  # class names this short are taken for characters, which mirro
 
 
 class Rule(NamedTuple):
-    """What a setting must be: in words, and as a test of any value whatever its type."""
+    """What a setting must be: in words, and as a test of any value whatever its type; and the words there are."""
 
     what: str
     holds: Callable[[Any], bool]
+    choices: tuple[str, ...] = ()
 
 
 def _is_whole(value: Any) -> bool:
@@ -51,7 +52,7 @@ def _pair(top: float, example: str) -> Rule:
 
 
 def _choice(*names: str) -> Rule:
-    return Rule(f"one of {', '.join(map(repr, names))}", lambda v: v in names)
+    return Rule(f"one of {', '.join(map(repr, names))}", lambda v: v in names, names)
 
 
 def _optional(rule: Rule) -> Rule:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from resnetv2.cli.placement import add_placement
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from resnetv2.inference import Prediction
 
 
@@ -36,7 +38,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict and print; exit code 2 if a picture could not be read."""
-    from resnetv2.cli.show import print_json, print_table
+    from resnetv2.cli.show import print_json
     from resnetv2.console import counting
     from resnetv2.inference import predict_each
 
@@ -52,14 +54,21 @@ def run(args: argparse.Namespace) -> int:
                 else:
                     rows.append((answer.path, *_cells(answer)))
     finally:  # what was answered before Ctrl-C, or before what ended it
-        width = max(map(len, rows), default=0)
-        if rows:
-            heads = {2: ("picture", "answer"), 3: ("picture", "labels", "probabilities")}
-            print_table(
-                heads.get(width, ("picture", "label", "probability", "then")),
-                [(*r, *[""] * (width - len(r))) for r in rows],
-            )
+        _print(rows)
     return 2 if failed else 0
+
+
+def _print(rows: Sequence[tuple[str, ...]]) -> None:
+    """Print the table of what was answered; rows of errors are shorter than others."""
+    from resnetv2.cli.show import print_table
+
+    if not rows:
+        return
+    width = max(map(len, rows))
+    heads = {2: ("picture", "answer"), 3: ("picture", "labels", "probabilities")}
+    print_table(
+        heads.get(width, ("picture", "label", "probability", "then")), [(*r, *[""] * (width - len(r))) for r in rows]
+    )
 
 
 def _cells(answer: Prediction) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from resnetv2.cli.check import GROUP_BY
 from resnetv2.imagenet_recipes import IMAGENET_RECIPES
-from resnetv2.recipes import TrainConfig, parse_settings
+from resnetv2.recipes import RULES, TrainConfig, parse_settings
 
 FIGURES = {  # a metric's name and how its numbers are written
     "top1": ("top-1", "{:.2%}"),
@@ -60,19 +60,21 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--seed", type=int, metavar="S", help=f"of every random choice (default: {default.seed})")
     parser.add_argument("--device", metavar="D", help="auto, cpu, cuda, cuda:1, mps (default: auto)")
     parser.add_argument(
-        "--on-bad-image", choices=("error", "skip"), help="unreadable pictures: refuse, or leave out (default: error)"
+        "--on-bad-image",
+        choices=RULES["on_bad_image"].choices,
+        help="unreadable pictures: refuse, or leave out (default: error)",
     )
     parser.add_argument("--group-by", metavar="COLUMN_OR_REGEX", help=f"{GROUP_BY}; the split keeps them together")
-    parser.add_argument("--amp", choices=("off", "bf16", "fp16"), help="mixed precision (default: off)")
+    parser.add_argument("--amp", choices=RULES["amp"].choices, help="mixed precision (default: off)")
     parser.add_argument(
         "--bn",
-        choices=("train", "frozen", "recalibrate"),
+        choices=RULES["bn"].choices,
         help="batch norm's statistics: learn, keep to the bit, or compute exactly each epoch (default: train)",
     )
     parser.add_argument("--compile", action="store_true", default=None, help="torch.compile the network")
     parser.add_argument(
         "--track",
-        choices=("auto", "none", "tensorboard", "wandb", "mlflow"),
+        choices=RULES["track"].choices,
         help="who is told the figures (default: TensorBoard where it is installed)",
     )
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="any other setting; repeatable")

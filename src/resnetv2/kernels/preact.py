@@ -25,7 +25,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from resnetv2.console import talk
-from resnetv2.errors import ConfigError
+from resnetv2.errors import ConfigError, first_line
 
 MODES = ("auto", "plain", "fused")
 MEASURED = (9, 0)  # compute capability of the GPUs that "auto" was measured on: Hopper's
@@ -124,8 +124,9 @@ def can_start(device: torch.device) -> bool:
 
         triton_norm.moments(torch.zeros(1, 16, device=device))
     except Exception as error:  # noqa: BLE001  whatever hinders Triton, the plain path is there
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        talk().print(f"Triton cannot start kernels here ({reason}): training goes without fused ones", soft_wrap=True)
+        talk().print(
+            f"Triton cannot start kernels here ({first_line(error)}): training goes without fused ones", soft_wrap=True
+        )
         return False
     return True
 

@@ -26,7 +26,7 @@ import numpy as np
 
 from resnetv2.cache import cache_path
 from resnetv2.console import printable, talk
-from resnetv2.errors import ConfigError, Error, MissingExtra, unknown
+from resnetv2.errors import ConfigError, Error, MissingExtra, first_line, unknown
 from resnetv2.files import write_json
 from resnetv2.runtime.session import Session, count_threads
 from resnetv2.weights.modelfile import ModelFile
@@ -104,10 +104,7 @@ def _measure_all(file: ModelFile, runtimes: list[str]) -> dict[str, float]:
         try:
             speeds[name] = measure(file, name)
         except Exception as error:  # noqa: BLE001  whatever is wrong with it, another may answer
-            talk().print(
-                f"warning: {name} does not run here: {printable((str(error) or type(error).__name__).splitlines()[0])}",
-                soft_wrap=True,
-            )
+            talk().print(f"warning: {name} does not run here: {printable(first_line(error))}", soft_wrap=True)
     return speeds
 
 

@@ -271,12 +271,11 @@ class Run:
         """Train until the last epoch, or until a signal; every epoch ends with a validation and a line in the log."""
         config, progress = self.config, self.progress
         total = config.epochs * len(self.parts.train)
-        kind = None if config.track == "auto" else config.track
         with (
             self.catch_signals(),
             self.world.connected(config.peer_timeout_s),
             Display(total, progress.step, is_silent=not self.world.is_first) as display,
-            Tracker(kind if self.world.is_first else "none", self.out, config.to_dict()) as tracker,
+            Tracker(config.track if self.world.is_first else "none", self.out, config.to_dict()) as tracker,
         ):
             self.join()
             if progress.step == 0:
@@ -440,12 +439,10 @@ class Run:
 
     def recalibrate(self) -> None:
         """Give the averaged network exact statistics of batch norm, from the pictures of the epoch under way."""
-        batches = self.parts.train.batches(self.progress.epoch, size=self.image_size())
-        whole = islice(
-            batches, -(-RECALIBRATED // self.config.batch_size)
-        )  # the same pictures in any number of processes
-        pictures = (self.on_device(batch) for batch in whole)
-        batchnorm.recalibrate(self.average.average, pictures, len(self.index.paths), self.world.total)
+        count = -(-RECALIBRATED // self.config.batch_size)  # whole batches: the same in any number of processes
+        batches = islice(self.parts.train.batches(self.progress.epoch, size=self.image_size()), count)
+        pictures = (self.on_device(batch) for batch in batches)
+        batchnorm.recalibrate(self.average.average, pictures, count * self.config.batch_size, self.world.total)
 
     # --- what an epoch or a step has ---
 

@@ -78,7 +78,7 @@ class Objective:
         return -value if self.metric in LOWER_IS_BETTER else value
 
     def figures(self, answers: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
-        """Return loss and figures of the validation pictures, in float64; that of numbers in squared deviations.
+        """Return loss and figures of the validation pictures, in float64; loss of numbers in squared std.
 
         Args:
             answers: as ``answers`` gives them.

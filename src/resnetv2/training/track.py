@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any, Protocol, Self
 
 from resnetv2.console import printable, talk
-from resnetv2.errors import ConfigError, MissingExtra, unknown
+from resnetv2.errors import ConfigError, MissingExtra, first_line, unknown
 from resnetv2.files import write_json
+from resnetv2.recipes import RULES
 
-KINDS = ("tensorboard", "wandb", "mlflow", "none")
 PROJECT = "resnetv2"  # of Weights & Biases, and MLflow's experiment, unless the environment names another
 _MEMORY = "tracking.json"  # in the run's folder: the services' names of the run, and the last step they were told
 
@@ -39,11 +39,10 @@ def require_tracker(kind: str) -> None:
         ConfigError: the kind is unknown.
         MissingExtra: its package is not installed.
     """
-    if kind in ("auto", "none"):
-        return
-    if kind not in KINDS:
-        raise ConfigError(unknown("tracker", kind, KINDS))
-    if find_spec(kind) is None:
+    kinds = RULES["track"].choices
+    if kind not in kinds:
+        raise ConfigError(unknown("tracker", kind, kinds))
+    if kind not in ("auto", "none") and find_spec(kind) is None:
         raise MissingExtra(f"--track {kind}", kind)
 
 
@@ -56,7 +55,7 @@ class Tracker:
 
     Args:
         kind: "wandb" or "mlflow", each beside TensorBoard where that is installed; "tensorboard" alone; "none"; or
-            None: TensorBoard where it is installed.
+            "auto": TensorBoard where it is installed.
         out: the run's folder. TensorBoard reads ``out/tensorboard``.
         config: the run's settings, which are written with it.
 
@@ -65,8 +64,8 @@ class Tracker:
         MissingExtra: its package is not installed.
     """
 
-    def __init__(self, kind: str | None, out: Path, config: Mapping[str, Any]) -> None:
-        require_tracker(kind or "auto")
+    def __init__(self, kind: str, out: Path, config: Mapping[str, Any]) -> None:
+        require_tracker(kind)
         services = [kind] if kind in ("wandb", "mlflow") else []
         if kind != "none" and find_spec("tensorboard") is not None:
             services.insert(0, "tensorboard")
@@ -105,8 +104,9 @@ class Tracker:
             action()
         except Exception as error:  # noqa: BLE001  whatever a service comes up with, training goes on
             self.sinks.pop(name, None)
-            reason = printable(str(error).strip().partition("\n")[0]) or type(error).__name__
-            talk().print(f"warning: {name} gets no more figures of this run: {reason}", soft_wrap=True)
+            talk().print(
+                f"warning: {name} gets no more figures of this run: {printable(first_line(error))}", soft_wrap=True
+            )
 
 
 class TensorBoard:
