@@ -1,11 +1,13 @@
 """Crops resized by torch in training: Pillow's, to a level of grey."""
 
 import pickle
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -33,6 +35,20 @@ def test_a_box_of_whole_pixels_is_pillows_to_a_level_of_grey(data, size, bicubic
     # or white between the passes, they also cut it in different places: 1 pixel of 400 at most in this picture.
     assert (off > 1).mean() <= (0.01 if bicubic else 0)
     assert off.mean() <= 0.5
+
+
+def test_a_box_as_wide_as_pixels_that_cannot_be_written_is_read_without_a_warning():
+    """It lies in memory as it is, as Pillow's do, and torch would warn of it."""
+    pixels = PHOTO[:200].copy()
+    pixels.flags.writeable = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        torch.set_warn_always(True)
+        try:
+            found = resize_box_fast(pixels, (0, 0, pixels.shape[1], 200), 96, bicubic=False)
+        finally:
+            torch.set_warn_always(False)
+    assert np.array_equal(found, resize_box_fast(pixels.copy(), (0, 0, pixels.shape[1], 200), 96, bicubic=False))
 
 
 def test_a_box_between_pixels_moves_by_half_a_pixel_at_most():

@@ -167,7 +167,7 @@ def resize_box_fast(pixels: np.ndarray, box: Box, size: int, bicubic: bool) -> n
     left, top, right, bottom = box
     if min(right - left, bottom - top) < _COARSE:
         return resize_box(pixels, box, size, bicubic)
-    part = np.ascontiguousarray(pixels[round(top) : round(bottom), round(left) : round(right)])
+    part = np.require(pixels[round(top) : round(bottom), round(left) : round(right)], requirements=["C", "W"])
     # As channels_last all the way: a copy into another layout would wake OpenMP's threads, and wait for them.
     picture = torch.from_numpy(part).unsqueeze(0).permute(0, 3, 1, 2)
     mode = "bicubic" if bicubic else "bilinear"
